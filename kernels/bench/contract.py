@@ -1,0 +1,300 @@
+"""The contract between the benchmark and whoever judges it: CSV columns and the decision rule.
+
+Standard library only: the controller imports this module on machines that have neither torch,
+triton nor numpy (a test proves that the import loads none of them).
+
+The first columns are those of the source playbook, in its order. Ours follow, so that a script
+that reads the document's CSV by position or by name keeps working.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Callable, Iterable, Mapping, Sequence, TextIO
+
+CONTRACT_VERSION = 1
+
+DENSE_COLUMNS = (
+    "mode", "N", "H", "D", "Dv", "L", "streams", "tri_ms", "ref_ms", "speedup", "mae",
+)  # fmt: skip
+VARLEN_COLUMNS = (
+    "mode", "N", "H", "D", "Dv", "L", "nspans", "streams", "tri_ms", "ref_ms", "speedup", "mae",
+)  # fmt: skip
+EXTRA_COLUMNS = (
+    "contract",  # CONTRACT_VERSION of the writer
+    "status",  # "ok", or what became of the cell: "error: <one line>"
+    "dist",  # few | many | mixed
+    "dtype",  # fp16 | bf16 | fp32
+    "device",  # name of the CUDA device, or CPU_INTERPRETER
+    "level",  # kernel: both sides get packed K/V; operator: both get Q, K, V, ranges
+    "kernel",  # the kernel that really ran, from the launcher's record
+    "reference",  # what ref_ms timed
+    "max_err",  # kernel against the fp64 oracle, absolute
+    "ref_mae",  # reference against the fp64 oracle
+    "ref_max_err",
+    "ref_probe",  # "ok" when changing the first, a middle and the last key each changed the reference
+    "speedup_lo",  # bounds of the 95 % bootstrap interval of the speedup
+    "speedup_hi",
+    "iters",
+    "warmup",
+)
+
+CPU_INTERPRETER = "cpu-interpreter"
+"""`device` of rows produced by Triton's interpreter. Their times say nothing about any GPU."""
+
+END_MARK = "#end"
+"""First field of the last line; its second is the number of rows. A file without it is truncated."""
+
+MAX_MAE = 1e-3
+"""Largest mean absolute error against the oracle (source playbook, Guardrails)."""
+
+DEFAULT_MARGIN = 1.2
+KEEP_OFF_MIN_L = 2048
+"""`sel_triton_min_L` that keeps Triton effectively off (source playbook, Phase 2)."""
+
+
+class ContractError(ValueError):
+    """A CSV that breaks the contract. The message names the file and line."""
+
+
+def columns(mode: str) -> tuple[str, ...]:
+    """Column names of a `dense` or `varlen` CSV, in order."""
+    head = {"dense": DENSE_COLUMNS, "varlen": VARLEN_COLUMNS}
+    if mode not in head:
+        raise ContractError(f"mode must be dense or varlen, got {mode!r}")
+    return head[mode] + EXTRA_COLUMNS
+
+
+class BenchWriter:
+    """Writes one private CSV: header first, each row fsynced, the end mark only on a clean exit.
+
+    Refuses a path that exists: results of two runs never share a file.
+    """
+
+    def __init__(self, path: Path, mode: str) -> None:
+        self.columns = columns(mode)
+        self._path = path
+        self._rows = 0
+        self._file: TextIO | None = None
+
+    def __enter__(self) -> BenchWriter:
+        try:
+            self._file = open(self._path, "x", newline="", encoding="utf-8")
+        except FileExistsError:
+            raise ContractError(
+                f"{self._path} exists already; results are never appended: name a new file"
+            ) from None
+        self._write(self.columns)
+        return self
+
+    def row(self, values: Mapping[str, object]) -> None:
+        """Append one row. `values` must name every column, and no other."""
+        missing = [name for name in self.columns if name not in values]
+        extra = [name for name in values if name not in self.columns]
+        if missing or extra:
+            raise ContractError(f"row does not fit: missing {missing}, unknown {extra}")
+        self._write([_text(values[name]) for name in self.columns])
+        self._rows += 1
+
+    def _write(self, fields: Sequence[object]) -> None:
+        assert self._file is not None, "use BenchWriter as a context manager"
+        csv.writer(self._file, lineterminator="\n").writerow(fields)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._file is not None
+        if kind is None:
+            self._write([END_MARK, self._rows])
+        self._file.close()
+
+
+def _text(value: object) -> str:
+    return format(value, ".6g") if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of a CSV as text, each with its line number; `complete` when the end mark agrees."""
+
+    columns: tuple[str, ...]
+    rows: tuple[dict[str, str], ...]
+    lines: tuple[int, ...]
+    complete: bool
+    problem: str | None = None
+    """Why the table is not complete, in one sentence."""
+
+
+def read_table(text: str, name: str = "CSV") -> Table:
+    """Parse a CSV of this contract or of the source project (which has no end mark).
+
+    Raises:
+        ContractError: empty text, duplicated column, a second header (an appended file), a row
+            with the wrong number of fields, or anything after the end mark.
+    """
+    reader = csv.reader(io.StringIO(text, newline=""))
+    header: tuple[str, ...] | None = None
+    rows: list[dict[str, str]] = []
+    lines: list[int] = []
+    end: str | None = None
+    try:
+        for fields in reader:
+            at = f"{name}, line {reader.line_num}"
+            if not fields:
+                continue
+            if end is not None:
+                raise ContractError(f"{at}: data after the end mark; the file was appended to")
+            if header is None:
+                header = tuple(field.strip() for field in fields)
+                twice = sorted({column for column in header if header.count(column) > 1})
+                if twice:
+                    raise ContractError(f"{at}: duplicated column {', '.join(twice)}")
+            elif fields[0] == END_MARK:
+                end = fields[1] if len(fields) > 1 else ""
+            elif tuple(field.strip() for field in fields) == header:
+                raise ContractError(f"{at}: a second header; the file was appended to")
+            elif len(fields) != len(header):
+                raise ContractError(
+                    f"{at}: {len(fields)} fields, the header names {len(header)}; truncated?"
+                )
+            else:
+                rows.append(dict(zip(header, fields)))
+                lines.append(reader.line_num)
+    except csv.Error as error:
+        raise ContractError(f"{name}, line {reader.line_num}: not a CSV: {error}") from None
+    if header is None:
+        raise ContractError(f"{name} is empty")
+    problem = None
+    if end is None:
+        problem = "no end mark: the file is truncated, or was not written by this benchmark"
+    elif end != str(len(rows)):
+        problem = f"the end mark counts {end} rows, the file holds {len(rows)}"
+    return Table(header, tuple(rows), tuple(lines), problem is None, problem)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One tested cell, reduced to what the decision rule reads."""
+
+    family: str
+    """Everything but L that tells cells apart: distribution, shape, dtype, stream count."""
+    L: int
+    speedup: float
+    """Lower confidence bound of ref_ms / tri_ms."""
+    mae: float
+    device: str
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Result of the rule: `min_L` is None when no length is admissible."""
+
+    min_L: int | None
+    margin: float
+    families: tuple[str, ...]
+    obstacles: tuple[str, ...] = field(default=())
+    """Why the next smaller tested length (every length, if none) is not admissible."""
+
+    def setting(self, current: int = 0) -> int:
+        """Value for `runtime.sel_triton_min_L`, given the one in force."""
+        return self.min_L if self.min_L is not None else max(current, KEEP_OFF_MIN_L)
+
+
+def shortfall(cell: Cell, margin: float) -> str | None:
+    """Why this cell does not admit Triton at its length; None when it does."""
+    at = f"{cell.family}, L={cell.L}"
+    if cell.device == CPU_INTERPRETER:
+        return f"{at}: timed in Triton's interpreter, no CUDA device"
+    if not (math.isfinite(cell.mae) and cell.mae <= MAX_MAE):
+        return f"{at}: MAE {cell.mae:.3g} > {MAX_MAE:g}"
+    if not (math.isfinite(cell.speedup) and cell.speedup >= margin):
+        return f"{at}: speedup {cell.speedup:.3f} (lower bound) < {margin:g}"
+    return None
+
+
+def threshold(cells: Iterable[Cell], margin: float = DEFAULT_MARGIN) -> Threshold:
+    """Smallest L that is tested in every family and from which on every tested cell passes.
+
+    `min_L` switches Triton on for every length at or above it, so one good length proves nothing:
+    all longer ones must be good too. It must lie in the tested range of every family, because a
+    family first measured at 128 says nothing about 64.
+
+    Raises:
+        ContractError: no cells, or two cells with equal family and L.
+    """
+    if not (math.isfinite(margin) and margin > 0):
+        raise ContractError(f"margin must be a positive number, got {margin}")
+    by_family: dict[str, dict[int, Cell]] = {}
+    for cell in cells:
+        lengths = by_family.setdefault(cell.family, {})
+        if cell.L in lengths:
+            raise ContractError(f"{cell.family}, L={cell.L} was measured twice")
+        lengths[cell.L] = cell
+    if not by_family:
+        raise ContractError("no cells to decide from")
+    families = tuple(sorted(by_family))
+    tested = sorted(set.union(*(set(lengths) for lengths in by_family.values())), reverse=True)
+    best: int | None = None
+    obstacles: list[str] = []
+    for length in tested:
+        for family in families:
+            tested_cell = by_family[family].get(length)
+            why = shortfall(tested_cell, margin) if tested_cell else None
+            if why:
+                obstacles.append(why)
+            elif length < min(by_family[family]):
+                obstacles.append(f"{family}: nothing measured at L={length} or below")
+        if obstacles:
+            break
+        if all(length in by_family[family] for family in families):
+            best = length
+    return Threshold(best, margin, families, tuple(obstacles))
+
+
+def family_of(row: Mapping[str, str]) -> str:
+    """Readable identity of a row's family, from whichever identifying columns it carries."""
+    parts = [row.get("mode", "?")]
+    if row.get("dist"):
+        parts.append(row["dist"])
+    parts += [f"{name}={row[name]}" for name in ("N", "H", "D", "Dv", "nspans", "streams") if row.get(name)]
+    parts += [row[name] for name in ("dtype", "level") if row.get(name)]
+    return " ".join(parts)
+
+
+def cell_of(row: Mapping[str, str], at: str) -> Cell:
+    """Read a row's cell. `speedup_lo` decides where the row has it, `speedup` otherwise.
+
+    Raises:
+        ContractError: a needed field is missing or is not a finite number; `at` locates it.
+    """
+
+    def number(name: str, parse: Callable[[str], float]) -> float:
+        try:
+            value = parse(row[name])
+        except KeyError:
+            raise ContractError(f"{at}: column {name} is missing") from None
+        except ValueError:
+            raise ContractError(f"{at}: {name}={row[name]!r} is not a number") from None
+        if not math.isfinite(value):
+            raise ContractError(f"{at}: {name} is {row[name]}")
+        return value
+
+    speedup = "speedup_lo" if row.get("speedup_lo") else "speedup"
+    return Cell(
+        family=family_of(row),
+        L=int(number("L", int)),
+        speedup=number(speedup, float),
+        mae=number("mae", float),
+        device=row.get("device", ""),
+    )

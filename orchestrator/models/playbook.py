@@ -1,0 +1,300 @@
+"""The playbook: variables, profiles, phases, steps, resources and gates, as a person writes them.
+
+Loaded by `orchestrator.config`, which resolves `${variables}` first and turns what pydantic
+refuses into `file:line:column` errors.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema, model_validator
+
+from orchestrator.models.verdict import Record
+
+Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,47}$")]
+EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Scalar = bool | int | float | str
+Value = Scalar | list[Scalar]
+Variables = dict[EnvName, Value]
+
+
+def _word(value: Any) -> Any:
+    """Numbers become text, lists `a,b,c`: what a command line wants from a variable."""
+    if isinstance(value, bool):
+        raise ValueError("quote true and false: a command line has only text")
+    if isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, list):
+        return ",".join(str(item) for item in value)
+    return value
+
+
+def _seconds(value: Any) -> Any:
+    """`90`, `90s`, `20m`, `2h` to seconds."""
+    units = {"": 1, "s": 1, "m": 60, "h": 3600}
+    if isinstance(value, str):
+        match = re.fullmatch(r"([0-9]{1,9}) *([smh]?)", value)
+        if not match:
+            raise ValueError(f"expected seconds or a time such as 90s, 20m or 2h, got {value!r}")
+        return int(match[1]) * units[match[2]]
+    return value
+
+
+def _many(value: Any) -> Any:
+    return [value] if isinstance(value, str | int | float) else value
+
+
+# The JSON Schema of each says what a person may write, which is more than what it becomes.
+Word = Annotated[
+    str,
+    BeforeValidator(_word),
+    WithJsonSchema(
+        {"type": ["string", "number", "array"], "items": {"type": ["string", "number"]}}
+    ),
+]
+Seconds = Annotated[
+    float,
+    BeforeValidator(_seconds),
+    Field(gt=0),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "exclusiveMinimum": 0},
+                {"type": "string", "pattern": "^[0-9]+ *[smh]?$"},
+            ]
+        }
+    ),
+]
+Lengths = Annotated[
+    list[Annotated[int, Field(gt=0)]],
+    BeforeValidator(_many),
+    Field(min_length=1),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1},
+                {"type": "integer", "minimum": 1},
+            ]
+        }
+    ),
+]
+Environment = dict[EnvName, Word]
+
+
+# --- gates: evidence -> verdict -------------------------------------------------------------------
+
+
+class TestsGate(Record):
+    """Counts a JUnit file: enough tests passed, none failed, skipped ones do not count."""
+
+    __test__ = False  # not a pytest class
+
+    gate: Literal["tests"]
+    file: str
+    min_passed: int = Field(default=1, ge=1)
+
+
+class ParityGate(Record):
+    """Errors that the tests recorded (`mae`, `max_err`, `kernel_path`, `device`)."""
+
+    gate: Literal["parity"]
+    file: str
+    max_mae: float = Field(default=1e-3, gt=0, description="mean absolute error against the oracle")
+    paths: list[str] = Field(
+        default_factory=list,
+        description="kernel paths of which each must have run at least once (prefix match)",
+    )
+
+
+class BenchGate(Record):
+    """A bench CSV: complete, one row per declared cell, kernel and reference both correct."""
+
+    gate: Literal["bench"]
+    file: str
+    mode: Literal["dense", "varlen"]
+    lengths: Lengths = Field(description="L of every cell that must be there, and no other")
+    max_mae: float = Field(default=1e-3, gt=0)
+
+
+Gate = Annotated[TestsGate | ParityGate | BenchGate, Field(discriminator="gate")]
+
+
+# --- resources: what provisioning brings about ----------------------------------------------------
+
+
+class ResourceBase(Record):
+    """Common to all resources."""
+
+    id: Identifier
+    profiles: list[Identifier] | None = Field(
+        default=None, description="only in these; default: all"
+    )
+    optional: bool = Field(
+        default=False, description="failure is reported and does not stop (`|| true`)"
+    )
+    timeout: Seconds = 3600
+
+
+class AptResource(ResourceBase):
+    """Debian packages, by `apt-get install`; needs root or passwordless sudo."""
+
+    resource: Literal["apt"]
+    packages: list[str] = Field(min_length=1)
+
+
+class VenvResource(ResourceBase):
+    """The pod's virtual environment (`pod.venv`)."""
+
+    resource: Literal["venv"]
+
+
+class PipResource(ResourceBase):
+    """Packages in the environment, by pip requirement."""
+
+    resource: Literal["pip"]
+    packages: list[Word] = Field(min_length=1)
+    upgrade: bool = False
+    index_url: str | None = None
+    index_fallback: bool = Field(
+        default=False, description="use pip's configured index when index_url cannot be reached"
+    )
+    options: list[str] = Field(default_factory=list, description="further pip options, verbatim")
+
+
+class RequirementsResource(ResourceBase):
+    """A requirements file of the repository."""
+
+    resource: Literal["requirements"]
+    file: str
+
+
+class DeviceResource(ResourceBase):
+    """Device sanity: what torch sees. `cuda: required` makes a missing device INFRA."""
+
+    resource: Literal["device"]
+    cuda: Literal["required", "reported"] = "required"
+
+
+Resource = Annotated[
+    AptResource | VenvResource | PipResource | RequirementsResource | DeviceResource,
+    Field(discriminator="resource"),
+]
+
+
+# --- steps ----------------------------------------------------------------------------------------
+
+
+class StepBase(Record):
+    """Common to all steps."""
+
+    id: Identifier
+    title: str | None = None
+    profiles: list[Identifier] | None = Field(
+        default=None, description="only in these; default: all"
+    )
+
+
+class SyncStep(StepBase):
+    """Push the repository to the pod."""
+
+    action: Literal["sync"]
+    protect: list[str] = Field(
+        default_factory=list,
+        description="paths on the pod that a sync never deletes, rsync patterns",
+    )
+
+
+class ProvisionStep(StepBase):
+    """Bring resources about, in order; what is there already is left alone."""
+
+    action: Literal["provision"]
+    resources: list[Resource] = Field(min_length=1)
+
+
+class JobStep(StepBase):
+    """Run a command on the pod, detached; pull its artifacts; judge them."""
+
+    action: Literal["job"]
+    command: list[Word] = Field(
+        min_length=1, description="argv; ${out} is the job's output directory"
+    )
+    env: Environment = Field(default_factory=dict)
+    artifacts: list[str] = Field(default_factory=list, description="files it must leave in ${out}")
+    gates: list[Gate] = Field(default_factory=list)
+    timeout: Seconds = 3600
+
+
+class DecideStep(StepBase):
+    """Apply the decision rule to bench CSVs of earlier steps."""
+
+    action: Literal["decide"]
+    dense: str = Field(description="step that produced the dense CSV, as `step/file`")
+    varlen: str
+    margin: float = Field(default=1.2, gt=0)
+
+
+Step = Annotated[SyncStep | ProvisionStep | JobStep | DecideStep, Field(discriminator="action")]
+
+
+class When(str, Enum):
+    """Condition under which a phase runs."""
+
+    ALWAYS = "always"
+    UNDERPERFORMANCE = "underperformance"
+    """A gate of phase 1 or 2 is FAIL or INVALID, or the decision is KEEP_OFF."""
+    DECIDED = "decided"
+    """The decision is ENABLE or KEEP_OFF."""
+
+
+class Phase(Record):
+    """A numbered group of steps that ends in a verdict."""
+
+    id: int = Field(ge=0, le=5)
+    name: Identifier
+    title: str
+    when: When = When.ALWAYS
+    steps: list[Step] = Field(default_factory=list)
+
+
+class Profile(Record):
+    """A named set of overrides, for a kind of machine."""
+
+    description: str
+    default_for: Literal["embedded", "remote"] | None = None
+    variables: Variables = Field(default_factory=dict)
+    environment: Environment = Field(default_factory=dict)
+
+
+class Playbook(Record):
+    """A whole playbook."""
+
+    version: Literal[1]
+    name: Identifier
+    title: str
+    description: str = ""
+    variables: Variables = Field(default_factory=dict)
+    profiles: dict[Identifier, Profile] = Field(default_factory=dict)
+    environment: Environment = Field(default_factory=dict, description="of every job")
+    secrets: list[EnvName] = Field(
+        default_factory=list, description="names of environment variables of the controller"
+    )
+    deliverables: list[str] = Field(
+        default_factory=list, description="artifacts also put at the top of the run directory"
+    )
+    phases: list[Phase] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _unique(self) -> Playbook:
+        seen: set[int | str] = set()
+        for phase in self.phases:
+            if phase.id in seen:
+                raise ValueError(f"phase {phase.id} is declared twice")
+            seen.add(phase.id)
+            for step in phase.steps:
+                if step.id in seen:
+                    raise ValueError(f"step {step.id} is declared twice")
+                seen.add(step.id)
+        return self

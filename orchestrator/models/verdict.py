@@ -1,0 +1,130 @@
+"""Verdicts of gates, steps, phases and runs, and the decision they lead to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from orchestrator.errors import ExitCode
+
+
+class Verdict(str, Enum):
+    """What the evidence says. Only PASS counts in favour of anything."""
+
+    PASS = "PASS"  # noqa: S105 - a verdict, not a password
+    FAIL = "FAIL"
+    NOT_VERIFIED = "NOT_VERIFIED"
+    INVALID = "INVALID"
+    INFRA = "INFRA"
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Exit code of a run whose worst verdict this is."""
+        return _EXIT_CODES[self]
+
+
+_EXIT_CODES = {
+    Verdict.INFRA: ExitCode.INFRA,
+    Verdict.INVALID: ExitCode.INVALID,
+    Verdict.FAIL: ExitCode.GATE_FAILED,
+    Verdict.NOT_VERIFIED: ExitCode.NOT_VERIFIED,
+    Verdict.PASS: ExitCode.OK,
+}
+_WORST_FIRST = tuple(_EXIT_CODES)
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """The verdict that decides: INFRA, INVALID, FAIL, NOT_VERIFIED, PASS, the first present.
+
+    No verdict at all is NOT_VERIFIED: nothing was shown.
+    """
+    present = set(verdicts)
+    return next((verdict for verdict in _WORST_FIRST if verdict in present), Verdict.NOT_VERIFIED)
+
+
+class Reason(str, Enum):
+    """Machine-readable cause of a verdict, for scripts; the sentence beside it is for people."""
+
+    NO_CUDA_DEVICE = "no-cuda-device"
+    WRONG_GPU = "wrong-gpu"
+    NO_EVIDENCE = "no-evidence"
+    INCOMPLETE = "incomplete"
+    MALFORMED = "malformed"
+    TESTS_FAILED = "tests-failed"
+    TOO_FEW_TESTS = "too-few-tests"
+    ERROR_TOO_LARGE = "error-too-large"
+    REFERENCE_WRONG = "reference-wrong"
+    FALLBACK_RAN = "fallback-ran"
+    JOB_FAILED = "job-failed"
+    JOB_LOST = "job-lost"
+    NOT_RUN = "not-run"
+    EARLIER_PHASE = "earlier-phase"
+    ENVIRONMENT = "environment"
+    UNREACHABLE = "unreachable"
+    POD_ERROR = "pod-error"
+
+
+class Record(BaseModel):
+    """Base of everything that is written to a run directory: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GateResult(Record):
+    """One gate's verdict, the numbers that decided it, and what to do next."""
+
+    gate: str = Field(description="gate name, with the file or family it judged")
+    verdict: Verdict
+    message: str = Field(description="one sentence a tired engineer understands")
+    reason: Reason | None = None
+    measured: dict[str, JsonValue] = Field(default_factory=dict)
+    next_step: str | None = None
+
+    @model_validator(mode="after")
+    def _says_why(self) -> GateResult:
+        if self.verdict is Verdict.PASS and not self.measured:
+            raise ValueError("PASS needs the measurement it rests on")
+        if self.verdict is not Verdict.PASS and self.reason is None:
+            raise ValueError(f"{self.verdict.value} needs a reason")
+        return self
+
+
+class Outcome(str, Enum):
+    """The three decisions. Only the first two may change a config."""
+
+    ENABLE = "ENABLE"
+    KEEP_OFF = "KEEP_OFF"
+    UNDECIDED = "UNDECIDED"
+
+
+class Obstacle(Record):
+    """One thing that stands between the run and a decision."""
+
+    reason: Reason
+    message: str
+
+
+class Decision(Record):
+    """Whether, and from which selected length on, the kernel is to be used."""
+
+    outcome: Outcome
+    min_L: int | None = Field(  # noqa: N815 - L is the field's name for the selected length
+        default=None, description="value for runtime.sel_triton_min_L; None when undecided"
+    )
+    margin: float = Field(gt=0, description="speedup that the lower bound must reach")
+    summary: str
+    obstacles: tuple[Obstacle, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Decision:
+        undecided = self.outcome is Outcome.UNDECIDED
+        if undecided != (self.min_L is None):
+            raise ValueError("a decision has a min_L; an undecided one has none")
+        if undecided and not self.obstacles:
+            raise ValueError("UNDECIDED must say why")
+        return self
+
+    def __str__(self) -> str:
+        return f"ENABLE(L>={self.min_L})" if self.outcome is Outcome.ENABLE else self.outcome.value
