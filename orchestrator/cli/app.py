@@ -1,0 +1,159 @@
+"""Commands and their options."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from orchestrator import __version__
+from orchestrator.errors import ExitCode, OrchestrateError
+
+RUNS_DIR = click.option(
+    "--runs-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("runs"),
+    show_default=True,
+    help="Where run directories lie.",
+)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
+RUN = click.argument("run", default="latest")
+
+
+def main() -> NoReturn:
+    """Entry point: maps every error to a message and its exit code."""
+    # A closed terminal or a `kill` must clean up just as Ctrl-C does.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminate)
+    try:
+        code = cli.main(standalone_mode=False, prog_name="orchestrate")
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(ExitCode.DETACHED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(ExitCode.USAGE)
+    except OrchestrateError as error:
+        click.echo(click.style("error: ", fg="red") + printable(str(error)), err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # the reader, `head` perhaps, has seen enough; Python must not complain while exiting
+        sys.stdout = None
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def _terminate(number: int, _frame: object) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
+def printable(text: str) -> str:
+    """Text of a pod without control sequences, which would steer the terminal."""
+    from orchestrator.cli.console import plain
+
+    return plain(text)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="orchestrate")
+def cli() -> None:
+    """Run a playbook on a GPU pod over SSH; come back with a decision that can be trusted."""
+
+
+@cli.command()
+@click.argument("playbook", required=False)
+@click.option("--phase", "phases", default="0-5", show_default=True, help="0-5, 2, or 1,2.")
+@click.option("--pod", help="user@host:port; default: a private SSH server on this machine.")
+@click.option("--identity", type=click.Path(path_type=Path, dir_okay=False), help="Private key.")
+@click.option("--workdir", help="Repository on the pod (absolute).")
+@click.option("--python", help="Interpreter on the pod that makes the environment.")
+@click.option("--profile", help="Profile of the playbook.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set a variable.")
+@click.option("--repo", type=click.Path(path_type=Path), help="Repository to push.")
+@click.option("--accept-host-key", metavar="SHA256:...", help="Accept this unknown host key.")
+@click.option("--dry-run", is_flag=True, help="Print the resolved commands; do nothing.")
+@RUNS_DIR
+@JSON
+def run(**options: Any) -> int:
+    r"""Run phases of PLAYBOOK (default: m4-02-selection).
+
+    \b
+    Exit code: 0 all PASS; 1 a gate FAIL; 2 usage; 3 infrastructure; 4 NOT_VERIFIED;
+    5 INVALID evidence; 6 unreachable; 130 detached.
+    """
+    from orchestrator.cli.run import run_command
+
+    return run_command(**options)
+
+
+@cli.command()
+@RUN
+@click.option("--template", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@RUNS_DIR
+@JSON
+def report(run: str, template: Path | None, runs_dir: Path, as_json: bool) -> int:
+    """Judge RUN again and render its report, from its directory alone."""
+    from orchestrator.cli.inspect import report_command
+
+    return report_command(run, template, runs_dir, as_json=as_json)
+
+
+@cli.command()
+@RUNS_DIR
+@JSON
+def runs(runs_dir: Path, as_json: bool) -> int:
+    """List the runs, oldest first."""
+    from orchestrator.cli.inspect import runs_command
+
+    return runs_command(runs_dir, as_json=as_json)
+
+
+@cli.command()
+@RUN
+@RUNS_DIR
+@JSON
+def status(run: str, runs_dir: Path, as_json: bool) -> int:
+    """Show what RUN amounts to so far."""
+    from orchestrator.cli.inspect import status_command
+
+    return status_command(run, runs_dir, as_json=as_json)
+
+
+@cli.command()
+@RUN
+@click.option("--step", help="Only this step.")
+@RUNS_DIR
+@JSON
+def logs(run: str, step: str | None, runs_dir: Path, as_json: bool) -> int:
+    """Print the logs of RUN's steps."""
+    from orchestrator.cli.inspect import logs_command
+
+    return logs_command(run, step, runs_dir, as_json=as_json)
+
+
+@cli.command()
+@click.argument("playbook", required=False)
+@click.option("--profile", help="Check for this profile only; default: every one.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set a variable.")
+@JSON
+def validate(
+    playbook: str | None, profile: str | None, settings: tuple[str, ...], as_json: bool
+) -> int:
+    """Check PLAYBOOK without running anything."""
+    from orchestrator.cli.inspect import validate_command
+
+    return validate_command(playbook, profile, settings, as_json=as_json)
+
+
+@cli.command()
+def schema() -> int:
+    """Print the JSON Schema of playbooks, for editors."""
+    from orchestrator.config.schema import playbook_schema
+
+    click.echo(json.dumps(playbook_schema(), indent=2))
+    return 0

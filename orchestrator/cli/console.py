@@ -1,0 +1,199 @@
+"""What a person sees: events and log lines as they come, colour only on a terminal."""
+
+from __future__ import annotations
+
+import codecs
+import re
+import sys
+from collections.abc import Callable, Mapping
+from types import TracebackType
+
+from rich.console import Console as Terminal
+from rich.status import Status
+from rich.text import Text
+
+from orchestrator.models.verdict import Verdict
+from orchestrator.store.events import Event
+
+STYLES = {
+    Verdict.PASS: "green",
+    Verdict.FAIL: "bold red",
+    Verdict.INVALID: "bold red",
+    Verdict.INFRA: "bold magenta",
+    Verdict.NOT_VERIFIED: "yellow",
+}
+# ECMA-48 sequences (CSI, OSC, other two-byte escapes), then whatever control characters are left
+_SEQUENCES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-Z\\-_])")
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_LONGEST = 2000
+
+
+def plain(text: str) -> str:
+    """Text without anything that would steer a terminal; tabs and newlines stay."""
+    return _CONTROLS.sub("", _SEQUENCES.sub("", text))
+
+
+class Lines:
+    """Cuts a stream of bytes into printable lines; a carriage return keeps what follows it."""
+
+    def __init__(self, line: Callable[[str], None]) -> None:
+        self._line = line
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._rest = ""
+
+    def feed(self, data: bytes) -> None:
+        """Take some bytes, hand over the lines that are complete."""
+        *lines, self._rest = (self._rest + self._decoder.decode(data)).split("\n")
+        for line in lines:
+            self._emit(line)
+        self._rest = self._rest[-_LONGEST:]
+
+    def flush(self) -> None:
+        """Hand over an unfinished last line."""
+        rest, self._rest = self._rest, ""
+        self._emit(rest)
+
+    def _emit(self, line: str) -> None:
+        text = plain(line.rstrip("\r").rpartition("\r")[2]).rstrip()
+        if text:
+            self._line(text[:_LONGEST])
+
+
+class Console:
+    """Prints a run. With `--json`, to standard error, for standard output is the script's."""
+
+    def __init__(self, *, to_stderr: bool = False) -> None:
+        self.terminal = Terminal(
+            file=sys.stderr if to_stderr else sys.stdout, highlight=False, soft_wrap=True
+        )
+        self._lines = Lines(self._log_line)
+        self._status: Status | None = None
+
+    def __enter__(self) -> Console:
+        if self.terminal.is_terminal:
+            self._status = self.terminal.status("starting")
+            self._status.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+    def say(self, text: str, style: str = "", indent: int = 0) -> None:
+        """Print one line."""
+        self.terminal.print(Text(" " * indent + plain(text), style=style))
+
+    def log(self, data: bytes) -> None:
+        """Take output of a job."""
+        self._lines.feed(data)
+
+    def _log_line(self, text: str) -> None:
+        self.say(f"| {text}", "dim", indent=4)
+
+    def _working(self, text: str) -> None:
+        if self._status is not None:
+            self._status.update(Text(plain(text)))
+
+    def event(self, event: Event) -> None:
+        """Print an event, where it says something to a person."""
+        self._lines.flush()
+        show = _SHOWN.get(event.name)
+        if show is not None:
+            show(self, event.data)
+
+    def verdict(self, verdict: str, text: str, indent: int) -> None:
+        """Print a line that begins with a verdict."""
+        line = Text(" " * indent)
+        line.append(f"{verdict:<12} ", style=STYLES[Verdict(verdict)])
+        line.append(plain(text))
+        self.terminal.print(line)
+
+
+def _created(console: Console, data: Mapping[str, object]) -> None:
+    console.say(f"run {data['run']} on {data['pod']}, in {data['directory']}", "bold")
+
+
+def _connecting(console: Console, data: Mapping[str, object]) -> None:
+    console.say(f"pod      {data['address']}")
+    console._working(f"connecting to {data['address']}")
+
+
+def _facts(console: Console, data: Mapping[str, object]) -> None:
+    gpus = data["gpus"]
+    names = ", ".join(map(str, gpus)) if isinstance(gpus, list) and gpus else "no NVIDIA GPU"
+    console.say(f"machine  {data['os']}, {data['cpus']} CPUs, {names}")
+
+
+def _phase(console: Console, data: Mapping[str, object]) -> None:
+    console.say(f"phase {data['phase']}  {data['title']}", "bold cyan")
+
+
+def _skipped(console: Console, data: Mapping[str, object]) -> None:
+    console.say(f"phase {data['phase']}  {data['name']}: skipped, {data['why']}", "cyan")
+
+
+def _step(console: Console, data: Mapping[str, object]) -> None:
+    console.say(f"{data['step']}: {data['title']}", indent=2)
+    console._working(f"phase {data['phase']}, {data['step']}")
+
+
+def _applying(console: Console, data: Mapping[str, object]) -> None:
+    console.say(f"applying {data['id']} ({data['title']})", indent=4)
+    console._working(f"applying {data['id']}")
+
+
+def _resource(console: Console, data: Mapping[str, object]) -> None:
+    optional = " (optional)" if data["optional"] and data["action"] == "failed" else ""
+    took = f"{data['duration_s']:.1f} s"
+    console.say(
+        f"{data['action']:<10} {data['id']}{optional}: {data['detail']}  [{took}]", indent=4
+    )
+
+
+def _sync(console: Console, data: Mapping[str, object]) -> None:
+    console.say(
+        f"{data['changed']} of {data['files']} files sent, {data['deleted']} deleted "
+        f"({data['method']}, {data['sent_bytes']} bytes)",
+        indent=4,
+    )
+
+
+def _job(console: Console, data: Mapping[str, object]) -> None:
+    if "outcome" in data:
+        console.say(f"job {data['job']}: {data['outcome']}", indent=4)
+
+
+def _gate(console: Console, data: Mapping[str, object]) -> None:
+    console.verdict(str(data["verdict"]), f"{data['gate']}: {data['message']}", indent=4)
+
+
+def _judged(console: Console, data: Mapping[str, object]) -> None:
+    console.verdict(str(data["verdict"]), f"phase {data['phase']} ({data['name']})", indent=2)
+
+
+def _error(console: Console, data: Mapping[str, object]) -> None:
+    console.say(f"error: {data['message']}", "bold red", indent=2)
+
+
+_SHOWN: dict[str, Callable[[Console, Mapping[str, object]], None]] = {
+    "run.created": _created,
+    "connecting": _connecting,
+    "facts": _facts,
+    "phase.started": _phase,
+    "phase.skipped": _skipped,
+    "phase.judged": _judged,
+    "step.started": _step,
+    "step.error": _error,
+    "resource.applying": _applying,
+    "resource.done": _resource,
+    "sync.done": _sync,
+    "job.state": _job,
+    "gate": _gate,
+    "run.error": _error,
+}

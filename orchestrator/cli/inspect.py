@@ -1,0 +1,146 @@
+"""Commands that read: `report`, `runs`, `status`, `logs`, `validate`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from orchestrator.cli.console import Console, Lines
+from orchestrator.cli.run import parse_settings
+from orchestrator.config.playbook import load_playbook
+from orchestrator.config.resources import find_playbook
+from orchestrator.engine.execute import conclude
+from orchestrator.engine.judge import judge
+from orchestrator.errors import StoreError
+from orchestrator.models.run import Judgement
+from orchestrator.store import runs as store
+from orchestrator.store.paths import RunPaths
+
+
+def report_command(run: str, template: Path | None, runs_dir: Path, *, as_json: bool) -> int:
+    """Judge and render again."""
+    paths = store.find(runs_dir, run)
+    judgement, report = conclude(paths, template=template)
+    if as_json:
+        click.echo(json.dumps({"run_id": paths.run_id, "report": str(report), **_brief(judgement)}))
+    else:
+        click.echo(str(report))
+    return 0
+
+
+def runs_command(runs_dir: Path, *, as_json: bool) -> int:
+    """One line a run."""
+    rows: list[dict[str, Any]] = []
+    for paths in store.all_runs(runs_dir):
+        plan = store.read_plan(paths)
+        judgement = store.read_judgement(paths)
+        rows.append(
+            {
+                "run_id": plan.run_id,
+                "created_at": plan.created_at,
+                "playbook": plan.playbook.name,
+                "pod": plan.pod.name,
+                "phases": plan.phases,
+                **(_brief(judgement) if judgement else {"verdict": None, "decision": None}),
+            }
+        )
+    if as_json:
+        click.echo(json.dumps(rows))
+        return 0
+    if not rows:
+        click.echo(f"no runs in {runs_dir}")
+    for row in rows:
+        phases = ",".join(map(str, row["phases"]))
+        verdict = row["verdict"] or "unfinished"
+        decision = row["decision"] or "-"
+        click.echo(
+            f"{row['run_id']}  {row['playbook']}  {row['pod']}  {phases}  {verdict}  {decision}"
+        )
+    return 0
+
+
+def status_command(run: str, runs_dir: Path, *, as_json: bool) -> int:
+    """Judge what is there, print it."""
+    paths = store.find(runs_dir, run)
+    judgement = judge(paths)
+    if as_json:
+        click.echo(judgement.model_dump_json())
+        return 0
+    console = Console()
+    console.say(f"run {paths.run_id}: {judgement.verdict.value}", "bold")
+    for phase in judgement.phases:
+        if phase.verdict is None:
+            console.say(f"phase {phase.id}  {phase.title}: skipped, {phase.skipped}", "cyan")
+            continue
+        console.say(f"phase {phase.id}  {phase.title}: {phase.verdict.value}", "bold cyan")
+        for step in phase.steps:
+            console.say(step.step, indent=2)
+            for gate in step.gates:
+                console.verdict(gate.verdict.value, f"{gate.gate}: {gate.message}", indent=4)
+    if judgement.decision is not None:
+        console.say(judgement.decision.summary, "bold")
+    return 0
+
+
+def logs_command(run: str, step: str | None, runs_dir: Path, *, as_json: bool) -> int:
+    """Print what the jobs wrote; control sequences stay in the files."""
+    paths = store.find(runs_dir, run)
+    files = _log_files(paths, step)
+    if as_json:
+        click.echo(json.dumps([str(file) for file in files]))
+        return 0
+    for file in files:
+        click.echo(f"==> {file.relative_to(paths.root)} <==")
+        lines = Lines(click.echo)
+        with file.open("rb") as log:
+            while chunk := log.read(1 << 16):
+                lines.feed(chunk)
+        lines.flush()
+    sys.stdout.flush()
+    return 0
+
+
+def validate_command(
+    playbook: str | None, profile: str | None, settings: tuple[str, ...], *, as_json: bool
+) -> int:
+    """Load the playbook for each profile; the loader raises what is wrong."""
+    path = find_playbook(playbook)
+    overrides = parse_settings(settings)
+    first = load_playbook(path, profile=profile, overrides=overrides)
+    profiles: list[str | None] = [profile] if profile else [*first.playbook.profiles] or [None]
+    for name in profiles:
+        load_playbook(path, profile=name, overrides=overrides)
+    if as_json:
+        click.echo(json.dumps({"playbook": str(path), "valid": True, "profiles": profiles}))
+    else:
+        names = ", ".join(name for name in profiles if name) or "no profiles"
+        click.echo(f"{path}: valid ({names})")
+    return 0
+
+
+def _brief(judgement: Judgement) -> dict[str, str | None]:
+    decision = judgement.decision
+    return {
+        "verdict": judgement.verdict.value,
+        "decision": str(decision) if decision is not None else None,
+    }
+
+
+def _log_files(paths: RunPaths, step: str | None) -> list[Path]:
+    plan = store.read_plan(paths)
+    steps = [(phase.id, item.id) for phase in plan.playbook.phases for item in phase.steps]
+    if step is not None and step not in [name for _, name in steps]:
+        known = ", ".join(name for _, name in steps)
+        raise StoreError(f"run {paths.run_id} has no step {step}", remedy=f"its steps: {known}")
+    files: list[Path] = []
+    for phase, name in steps:
+        if step in (None, name):
+            for number in paths.attempts(phase, name):
+                root = paths.attempt(phase, name, number).root
+                files += sorted(root.glob("*.log"), key=lambda f: f.stat().st_mtime)
+                files += [root / "log"] if (root / "log").exists() else []
+    return files

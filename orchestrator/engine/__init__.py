@@ -1,0 +1,1 @@
+"""Plan, execute, judge: a run reads as a list of stages."""

@@ -1,0 +1,61 @@
+"""Whether a phase runs, given what is known so far; when not, the true reason."""
+
+from __future__ import annotations
+
+from orchestrator.models.playbook import Phase, When
+from orchestrator.models.run import Judgement, PhaseJudgement
+from orchestrator.models.verdict import Outcome, Verdict
+
+_MEASURING = (1, 2)
+"""Phases whose gates say how the kernel does."""
+
+
+def why_skip(phase: Phase, asked: list[int], so_far: Judgement) -> str | None:
+    """None when the phase is to run."""
+    before = [p for p in so_far.phases if p.id < phase.id and p.id in asked]
+    unusable = next((p for p in before if p.verdict is Verdict.INFRA), None)
+    if unusable is not None:
+        return f"phase {unusable.id} is INFRA: the machine, not the kernel, is in the way"
+    if phase.when is When.ALWAYS:
+        return _why_not_always(before)
+    if phase.when is When.UNDERPERFORMANCE:
+        reason = _why_not_underperforming(before, so_far)
+    else:
+        reason = _why_not_decided(so_far)
+    if reason is None and not phase.steps:
+        return "the playbook declares no steps for it"
+    return reason
+
+
+def _why_not_always(before: list[PhaseJudgement]) -> str | None:
+    """No measurement on a red gate: numbers of a wrong kernel mislead."""
+    red = next((p for p in before if p.verdict not in (Verdict.PASS, None)), None)
+    red = red or next((p for p in before if p.skipped is not None), None)
+    if red is None:
+        return None
+    state = red.verdict.value if red.verdict else "skipped"
+    return f"phase {red.id} ({red.name}) is {state}: nothing is measured on a red gate"
+
+
+def _why_not_underperforming(before: list[PhaseJudgement], so_far: Judgement) -> str | None:
+    bad = (Verdict.FAIL, Verdict.INVALID)
+    gates = (g for p in before if p.id in _MEASURING for s in p.steps for g in s.gates)
+    if any(gate.verdict in bad for gate in gates):
+        return None
+    decision = so_far.decision
+    if decision is None:
+        return "nothing underperforms: there is no decision, and no gate of phase 1 or 2 is red"
+    if decision.outcome is Outcome.KEEP_OFF:
+        return None
+    if decision.outcome is Outcome.ENABLE:
+        return f"nothing underperforms: the decision is {decision}"
+    return f"nothing to diagnose: {decision.summary}"
+
+
+def _why_not_decided(so_far: Judgement) -> str | None:
+    decision = so_far.decision
+    if decision is None:
+        return "there is no decision to land: phase 2 is not part of this run"
+    if decision.outcome is Outcome.UNDECIDED:
+        return f"nothing may be landed: {decision.summary}"
+    return None

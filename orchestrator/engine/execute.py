@@ -1,0 +1,239 @@
+"""Executing a plan. The run reads as `STAGES`; whatever happens, it is judged and rendered."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from orchestrator.engine.conditions import why_skip
+from orchestrator.engine.judge import judge
+from orchestrator.errors import ConnectionLost, Detached, ExitCode, InfraError, OrchestrateError
+from orchestrator.evidence import EvidenceError
+from orchestrator.evidence.facts import FACTS_SCRIPT, Facts, parse_device, parse_system
+from orchestrator.jobs.launcher import SshLauncher
+from orchestrator.models.command import Command, Secret
+from orchestrator.models.playbook import Phase, Step
+from orchestrator.models.run import Judgement, RunPlan, StepResult
+from orchestrator.models.verdict import Reason, Verdict
+from orchestrator.reporting import render_report
+from orchestrator.steps.base import Attempt, Session, Stopwatch, result
+from orchestrator.steps.kinds import kind_of
+from orchestrator.store import runs
+from orchestrator.store.events import EventLog, Listener
+from orchestrator.store.files import atomic_write
+from orchestrator.store.paths import RunPaths
+from orchestrator.transport.connection import Connection
+from orchestrator.transport.embedded import embedded_pod
+from orchestrator.transport.hostkeys import HostKeys
+
+REPORT = "selection_report.md"
+
+
+@dataclass(frozen=True)
+class Ports:
+    """What a run needs from outside."""
+
+    host_keys: HostKeys
+    listeners: tuple[Listener, ...] = ()
+    on_log: Callable[[bytes], None] = lambda _data: None
+    secrets: Mapping[str, Secret] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on its way through the stages."""
+
+    plan: RunPlan
+    paths: RunPaths
+    events: EventLog
+    ports: Ports
+    stack: ExitStack
+    session: Session | None = None
+
+    @property
+    def connected(self) -> Session:
+        """The session, which `connect` has opened."""
+        assert self.session is not None, "connect comes first"  # noqa: S101
+        return self.session
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a run ended."""
+
+    judgement: Judgement
+    report: Path
+    exit_code: ExitCode
+    error: OrchestrateError | None = None
+
+
+def execute(plan: RunPlan, runs_dir: Path, diff: bytes, ports: Ports) -> Finished:
+    """Run the plan to its end and judge what it left.
+
+    An InfraError ends the stages, not the judging: what was measured before it still counts for
+    what it is. KeyboardInterrupt passes through, after the report.
+    """
+    paths = runs.create(runs_dir, plan, diff)
+    events = EventLog(paths.events, ports.listeners)
+    events.append("run.created", run=plan.run_id, directory=str(paths.root), pod=plan.pod.name)
+    error: OrchestrateError | None = None
+    try:
+        with ExitStack() as stack:
+            run = Run(plan, paths, events, ports, stack)
+            for stage in STAGES:
+                run = stage(run)
+    except (InfraError, Detached) as stopped:
+        error = stopped
+        reason = Reason.UNREACHABLE if isinstance(stopped, ConnectionLost) else Reason.POD_ERROR
+        events.append("run.error", reason=reason.value, message=stopped.message)
+    except (KeyboardInterrupt, SystemExit):
+        events.append("run.error", reason=Reason.NOT_RUN.value, message="interrupted")
+        conclude(paths, events)
+        raise
+    judgement, report = conclude(paths, events)
+    exit_code = judgement.verdict.exit_code if error is None else error.exit_code
+    events.append("run.finished", verdict=judgement.verdict.value, exit_code=int(exit_code))
+    return Finished(judgement, report, exit_code, error)
+
+
+def conclude(
+    paths: RunPaths, events: EventLog | None = None, *, template: Path | None = None
+) -> tuple[Judgement, Path]:
+    """Judge the run directory, write the judgement, render the report."""
+    judgement = judge(paths)
+    runs.write(paths.judgement, judgement)
+    for phase in judgement.phases:
+        for step in phase.steps:
+            attempt = paths.attempt(phase.id, step.step, step.attempt)
+            if attempt.root.is_dir():
+                runs.write(attempt.verdict, step)
+    report = render_report(paths, judgement, template)
+    atomic_write(paths.deliverable(REPORT), report.read_bytes())
+    if events is not None:
+        events.append("report.written", path=str(report))
+    return judgement, report
+
+
+# --- stages ---------------------------------------------------------------------------------------
+
+
+def connect(run: Run) -> Run:
+    """Start the embedded pod if that is the one, then open the connection."""
+    pod = run.plan.pod
+    if pod.embedded:
+        server = embedded_pod(Path(pod.workdir), Path(pod.venv_path), pod.python)
+        pod = run.stack.enter_context(server)
+    run.events.append("connecting", pod=pod.name, address=pod.address)
+    connection = run.stack.enter_context(Connection(pod, host_keys=run.ports.host_keys))
+    session = Session(
+        run_id=run.plan.run_id,
+        paths=run.paths,
+        playbook=run.plan.playbook,
+        pod=pod,
+        root=run.plan.source.root,
+        connection=connection,
+        launcher=SshLauncher(connection, pod),
+        events=run.events,
+        on_log=run.ports.on_log,
+        secrets=run.ports.secrets,
+    )
+    return replace(run, session=session)
+
+
+def gather_facts(run: Run) -> Run:
+    """What the pod is, before anything is changed on it."""
+    session = run.connected
+    command = Command(("sh", "-s", "--", session.pod.workdir, session.pod.python))
+    answer = session.connection.run(command, stdin=FACTS_SCRIPT.encode())
+    try:
+        system = parse_system(answer.stdout)
+    except EvidenceError as error:
+        raise InfraError(
+            f"{session.pod.name}: cannot tell what this machine is: {error}",
+            remedy="the pod needs a POSIX shell and coreutils",
+        ) from None
+    runs.write(run.paths.facts, Facts(system=system))
+    gpus = [gpu.name for gpu in system.gpus]
+    run.events.append("facts", os=system.os, cpus=system.cpus, gpus=list(gpus))
+    return run
+
+
+def execute_phases(run: Run) -> Run:
+    """Phase by phase; a phase that does not run says why."""
+    for phase in run.plan.playbook.phases:
+        if phase.id not in run.plan.phases:
+            continue
+        why = why_skip(phase, run.plan.phases, judge(run.paths))
+        if why is not None:
+            run.events.append("phase.skipped", phase=phase.id, name=phase.name, why=why)
+            continue
+        run.events.append("phase.started", phase=phase.id, name=phase.name, title=phase.title)
+        for step in phase.steps:
+            if not _execute_step(run, phase, step):
+                break
+        judged = next(p for p in judge(run.paths).phases if p.id == phase.id)
+        verdict = judged.verdict.value if judged.verdict else None
+        run.events.append("phase.judged", phase=phase.id, name=phase.name, verdict=verdict)
+    return run
+
+
+STAGES = (connect, gather_facts, execute_phases)
+"""What happens on the way; judging and rendering follow whatever happens."""
+
+
+def _execute_step(run: Run, phase: Phase, step: Step) -> bool:
+    """Run one step as a new attempt; False when the phase cannot go on."""
+    session = run.connected
+    number = max(run.paths.attempts(phase.id, step.id), default=0) + 1
+    attempt = Attempt(
+        phase.id,
+        step.id,
+        number,
+        step.title or step.id,
+        step.action,
+        run.paths.attempt(phase.id, step.id, number),
+    )
+    run.events.append(
+        "step.started", phase=phase.id, step=step.id, attempt=number, title=attempt.title
+    )
+    attempt.paths.root.mkdir(parents=True)
+    watch = Stopwatch()
+    try:
+        outcome = kind_of(step).apply(step, session, attempt)
+    except InfraError as error:
+        outcome = result(attempt, watch, error=error.message)
+        runs.write(attempt.paths.result, outcome)
+        if isinstance(error, ConnectionLost):
+            raise
+        run.events.append("step.error", phase=phase.id, step=step.id, message=str(error))
+    _keep(run, attempt, outcome)
+    judged = judge(run.paths)
+    step_judged = next(
+        s for p in judged.phases if p.id == phase.id for s in p.steps if s.step == step.id
+    )
+    for gate in step_judged.gates:
+        run.events.append(
+            "gate", step=step.id, gate=gate.gate, verdict=gate.verdict.value, message=gate.message
+        )
+    return step_judged.verdict is not Verdict.INFRA
+
+
+def _keep(run: Run, attempt: Attempt, outcome: StepResult) -> None:
+    """Write the result, publish deliverables, add what was learned of the device."""
+    runs.write(attempt.paths.result, outcome)
+    for artifact in outcome.artifacts:
+        if artifact.path in run.plan.playbook.deliverables:
+            target = run.paths.deliverable(artifact.path)
+            temporary = target.with_name(f".{target.name}.new")
+            shutil.copyfile(attempt.paths.artifacts / artifact.path, temporary)
+            temporary.replace(target)
+    device = outcome.details.get("device")
+    if isinstance(device, dict) and device:
+        facts = runs.read(run.paths.facts, Facts)
+        runs.write(
+            run.paths.facts, facts.model_copy(update={"device": parse_device(json.dumps(device))})
+        )

@@ -1,0 +1,100 @@
+"""From what the user typed to a plan, before anything touches a pod or a run directory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator.config.phases import parse_phases
+from orchestrator.config.playbook import load_playbook
+from orchestrator.config.pods import EMBEDDED, embedded_pod, parse_address
+from orchestrator.config.resources import find_playbook
+from orchestrator.engine.plan import make_plan
+from orchestrator.errors import UsageError
+from orchestrator.models.command import Secret
+from orchestrator.models.pod import Pod
+from orchestrator.models.run import RunPlan
+from orchestrator.transport.source import describe
+
+
+@dataclass(frozen=True)
+class Request:
+    """The command line of `run`."""
+
+    playbook: str | None = None
+    phases: str = "0-5"
+    pod: str | None = None
+    identity_file: Path | None = None
+    workdir: str | None = None
+    python: str | None = None
+    profile: str | None = None
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    repo: Path | None = None
+    argv: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan, and what belongs to it but must not be written into it."""
+
+    plan: RunPlan
+    diff: bytes = field(repr=False)
+    secrets: Mapping[str, Secret] = field(repr=False)
+
+
+def prepare(request: Request) -> Prepared:
+    """Resolve everything.
+
+    Raises:
+        UsageError, ConfigError: naming what is wrong and what to do.
+    """
+    phases = parse_phases(request.phases)
+    path = find_playbook(request.playbook)
+    embedded = request.pod in (None, EMBEDDED)
+    asked = {"profile": request.profile, "embedded": embedded, "overrides": request.overrides}
+    root = _root(request.repo, path)
+    # Twice: the pod's environment is named after the profile, and its paths go into the playbook.
+    profile = load_playbook(path, **asked).profile  # type: ignore[arg-type]
+    pod = _pod(request, root, f"{path.stem}-{profile or 'default'}")
+    builtins = {
+        "pod.workdir": pod.workdir,
+        "pod.venv": pod.venv_path,
+        "pod.python": pod.python,
+    }
+    loaded = load_playbook(path, **asked, builtins=builtins)  # type: ignore[arg-type]
+    source = describe(root)
+    plan = make_plan(loaded, pod, source, phases, request.argv)
+    return Prepared(plan, source.diff, _secrets(plan))
+
+
+def _pod(request: Request, root: Path, environment: str) -> Pod:
+    if request.pod in (None, EMBEDDED):
+        pod = embedded_pod(root, environment)
+    else:
+        assert request.pod is not None  # noqa: S101 - for the type checker
+        pod = parse_address(
+            request.pod, identity_file=request.identity_file, workdir=request.workdir
+        )
+    return pod.model_copy(update={"python": request.python}) if request.python else pod
+
+
+def _root(repo: Path | None, playbook: Path) -> Path:
+    """`--repo`, else the git root above the playbook, else its folder."""
+    if repo is not None:
+        if not repo.is_dir():
+            raise UsageError(f"--repo {repo} is not a folder")
+        return repo.resolve()
+    folder = playbook.resolve().parent
+    return next((place for place in (folder, *folder.parents) if (place / ".git").exists()), folder)
+
+
+def _secrets(plan: RunPlan) -> dict[str, Secret]:
+    missing = [name for name in plan.playbook.secrets if not os.environ.get(name)]
+    if missing:
+        raise UsageError(
+            f"the playbook needs {', '.join(missing)}, which the environment does not have",
+            remedy=f"export {missing[0]}=... before the run; it is never stored or printed",
+        )
+    return {name: Secret(os.environ[name]) for name in plan.playbook.secrets}

@@ -1,0 +1,1 @@
+"""One module per kind of step. Thin: each puts a domain room to work."""

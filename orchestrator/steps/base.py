@@ -1,0 +1,133 @@
+"""What every step gets, and the two things it can do: say what it would do, and do it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from orchestrator.errors import Detached
+from orchestrator.jobs.follow import follow
+from orchestrator.jobs.job import JobSpec
+from orchestrator.jobs.launcher import SshLauncher
+from orchestrator.models.command import Command, Secret
+from orchestrator.models.playbook import Playbook, StepBase
+from orchestrator.models.pod import Pod
+from orchestrator.models.run import JobOutcome, JobState, StepResult
+from orchestrator.store.events import EventLog, now
+from orchestrator.store.paths import AttemptPaths, RunPaths
+from orchestrator.transport.connection import Connection
+
+StepT = TypeVar("StepT", bound=StepBase, contravariant=True)
+
+
+@dataclass(frozen=True)
+class Session:
+    """The run's open connection and everything a step may use."""
+
+    run_id: str
+    paths: RunPaths
+    playbook: Playbook
+    pod: Pod
+    root: str
+    connection: Connection
+    launcher: SshLauncher
+    events: EventLog
+    on_log: Callable[[bytes], None]
+    secrets: Mapping[str, Secret] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try of one step."""
+
+    phase: int
+    step: str
+    number: int
+    title: str
+    action: str
+    paths: AttemptPaths
+
+    def job_id(self, run_id: str, part: str = "") -> str:
+        """Deterministic, so that a second submission meets the first."""
+        return ".".join(filter(None, (run_id, str(self.phase), self.step, part, str(self.number))))
+
+
+@dataclass(frozen=True)
+class Action:
+    """One line of a plan: what would be done, and the command that does it."""
+
+    text: str
+    command: Command | None = None
+
+
+class StepKind(Protocol[StepT]):
+    """A kind of step. `plan` is pure and needs no pod; `apply` does it."""
+
+    def plan(self, step: StepT, playbook: Playbook, pod: Pod) -> list[Action]:
+        """What applying would do."""
+
+    def apply(self, step: StepT, session: Session, attempt: Attempt) -> StepResult:
+        """Do it.
+
+        Raises:
+            InfraError: the machine or the network is in the way.
+            ConnectionLost: the link broke.
+        """
+
+
+class Stopwatch:
+    """When an attempt began and how long it took."""
+
+    def __init__(self) -> None:
+        self.started_at = now()
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Since it was made."""
+        return round(time.monotonic() - self._start, 3)
+
+
+def result(attempt: Attempt, watch: Stopwatch, **fields: Any) -> StepResult:
+    """The attempt's result, with everything that is the same for all kinds."""
+    return StepResult(
+        phase=attempt.phase,
+        step=attempt.step,
+        attempt=attempt.number,
+        action=attempt.action,
+        title=attempt.title,
+        started_at=watch.started_at,
+        duration_s=watch.seconds,
+        **fields,
+    )
+
+
+def run_job(session: Session, spec: JobSpec, log: Path) -> JobOutcome:
+    """Submit a job and follow it to its end; each transition is an event before it is acted on.
+
+    Raises:
+        ConnectionLost: the link broke; the job goes on.
+        Detached: Ctrl-C; the job goes on. On the embedded pod, which ends with the run, the job
+            is cancelled instead and the interrupt passed on.
+    """
+    job = spec.job_id
+    session.events.append("job.submitting", job=job, command=str(spec.command))
+    created = session.launcher.submit(spec)
+    session.events.append("job.state", job=job, state=JobState.RUNNING.value, created=created)
+    try:
+        outcome = follow(session.launcher, job, log, session.on_log)
+    except (KeyboardInterrupt, SystemExit) as interrupt:
+        if session.pod.embedded:
+            session.events.append("job.cancelling", job=job)
+            session.launcher.cancel(job)
+            raise
+        session.events.append("job.detached", job=job)
+        raise Detached(
+            f"detached: job {job} goes on on {session.pod.name}",
+            remedy=f"its directory there is {session.launcher.directory(job)}",
+        ) from interrupt
+    session.events.append("job.state", job=job, state=outcome.state.value, outcome=str(outcome))
+    return outcome

@@ -1,0 +1,61 @@
+"""`job`: run a command on the pod, pull what it leaves."""
+
+from __future__ import annotations
+
+from orchestrator.config.variables import bind
+from orchestrator.jobs.collect import collect
+from orchestrator.jobs.job import JobSpec
+from orchestrator.models.command import Command
+from orchestrator.models.playbook import JobStep, Playbook
+from orchestrator.models.pod import Pod
+from orchestrator.models.run import Artifact, StepResult
+from orchestrator.steps.base import Action, Attempt, Session, Stopwatch, result, run_job
+
+
+def command_of(step: JobStep, playbook: Playbook, pod: Pod, out: str) -> Command:
+    """The step's command with the playbook's environment and its output directory filled in."""
+    env = {**playbook.environment, **step.env}
+    late = {"out": out}
+    return Command(
+        tuple(bind(word, late) for word in step.command),
+        env={name: bind(value, late) for name, value in env.items()},
+        cwd=pod.workdir,
+    )
+
+
+class Job:
+    """Detached from the connection; judged by what it leaves, never by its log."""
+
+    def plan(self, step: JobStep, playbook: Playbook, pod: Pod) -> list[Action]:
+        """The command, with its output in the current directory: a line a person can paste."""
+        command = command_of(step, playbook, pod, out=".")
+        pulls = f", then pull {', '.join(step.artifacts)}" if step.artifacts else ""
+        return [Action(f"run{pulls}", command)]
+
+    def apply(self, step: JobStep, session: Session, attempt: Attempt) -> StepResult:
+        """Submit, follow, collect."""
+        watch = Stopwatch()
+        job_id = attempt.job_id(session.run_id)
+        playbook, pod = session.playbook, session.pod
+        spec = JobSpec(
+            job_id,
+            command_of(step, playbook, pod, session.launcher.output(job_id)),
+            timeout_s=step.timeout,
+            secrets=session.secrets,
+        )
+        outcome = run_job(session, spec, attempt.paths.log)
+
+        def pulled(artifact: Artifact) -> None:
+            session.events.append("artifact.pulled", job=job_id, **artifact.model_dump())
+
+        artifacts, refused = collect(
+            session.launcher, session.connection, job_id, attempt.paths.artifacts, pulled
+        )
+        return result(
+            attempt,
+            watch,
+            command=str(command_of(step, playbook, pod, out=".")),
+            job=outcome,
+            artifacts=artifacts,
+            details={"refused": list(refused)} if refused else {},
+        )

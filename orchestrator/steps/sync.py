@@ -1,0 +1,34 @@
+"""`sync`: push the repository to the pod."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from orchestrator.models.playbook import Playbook, SyncStep
+from orchestrator.models.pod import Pod
+from orchestrator.models.run import StepResult
+from orchestrator.steps.base import Action, Attempt, Session, Stopwatch, result
+from orchestrator.transport.sync import push
+
+
+class Sync:
+    """Takes the place of the document's `git clone`: what is judged is what lies here."""
+
+    def plan(self, step: SyncStep, playbook: Playbook, pod: Pod) -> list[Action]:  # noqa: ARG002
+        """One line."""
+        protected = f" (protected: {', '.join(step.protect)})" if step.protect else ""
+        return [Action(f"push the repository to {pod.address}:{pod.workdir}{protected}")]
+
+    def apply(self, step: SyncStep, session: Session, attempt: Attempt) -> StepResult:
+        """Push."""
+        watch = Stopwatch()
+        report = push(session.connection, Path(session.root), protect=step.protect)
+        details = {
+            "method": report.method,
+            "files": report.files,
+            "changed": report.changed,
+            "deleted": report.deleted,
+            "sent_bytes": report.sent_bytes,
+        }
+        session.events.append("sync.done", **details)
+        return result(attempt, watch, details=details)
