@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from pathlib import Path
@@ -67,7 +66,7 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("playbook", required=False)
-@click.option("--phase", "phases", default="0-5", show_default=True, help="0-5, 2, or 1,2.")
+@click.option("--phase", "phases", help="0-5, 2, or 1,2; default: all of the playbook.")
 @click.option("--pod", help="user@host:port; default: a private SSH server on this machine.")
 @click.option("--identity", type=click.Path(path_type=Path, dir_okay=False), help="Private key.")
 @click.option("--workdir", help="Repository on the pod (absolute).")
@@ -153,7 +152,7 @@ def validate(
 @cli.command()
 def schema() -> int:
     """Print the JSON Schema of playbooks, for editors."""
-    from orchestrator.config.schema import playbook_schema
+    from orchestrator.config.schema import render
 
-    click.echo(json.dumps(playbook_schema(), indent=2))
+    click.echo(render(), nl=False)
     return 0

@@ -20,7 +20,7 @@ from orchestrator.transport.hostkeys import Confirm, HostKeyQuestion, HostKeys
 def run_command(
     *,
     playbook: str | None,
-    phases: str,
+    phases: str | None,
     pod: str | None,
     identity: Path | None,
     workdir: str | None,

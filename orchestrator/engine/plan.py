@@ -22,17 +22,17 @@ def make_plan(
     loaded: LoadedPlaybook,
     pod: Pod,
     source: Source,
-    phases: Sequence[int],
+    phases: Sequence[int] | None,
     argv: Sequence[str],
 ) -> RunPlan:
-    """Resolve a run.
+    """Resolve a run; without `phases`, of all that the playbook has.
 
     Raises:
         UsageError: a phase that the playbook does not have.
     """
     playbook = loaded.playbook
     known = [phase.id for phase in playbook.phases]
-    unknown = [number for number in phases if number not in known]
+    unknown = [number for number in phases or () if number not in known]
     if unknown:
         raise UsageError(
             f"{loaded.path} has no phase {unknown[0]}",
@@ -49,7 +49,7 @@ def make_plan(
         playbook_sha256=loaded.sha256,
         profile=loaded.profile,
         profile_description=profile.description if profile else None,
-        phases=list(phases),
+        phases=known if phases is None else list(phases),
         pod=pod,
         source=SourceRecord(
             root=str(source.root),

@@ -24,7 +24,7 @@ class Request:
     """The command line of `run`."""
 
     playbook: str | None = None
-    phases: str = "0-5"
+    phases: str | None = None
     pod: str | None = None
     identity_file: Path | None = None
     workdir: str | None = None
@@ -50,7 +50,7 @@ def prepare(request: Request) -> Prepared:
     Raises:
         UsageError, ConfigError: naming what is wrong and what to do.
     """
-    phases = parse_phases(request.phases)
+    phases = parse_phases(request.phases) if request.phases is not None else None
     path = find_playbook(request.playbook)
     embedded = request.pod in (None, EMBEDDED)
     asked = {"profile": request.profile, "embedded": embedded, "overrides": request.overrides}
