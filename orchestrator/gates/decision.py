@@ -1,0 +1,125 @@
+"""The decision: the contract's rule, applied only when everything it rests on has passed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kernels.bench import contract
+from orchestrator.evidence import EvidenceError
+from orchestrator.evidence.bench import BenchRow
+from orchestrator.gates.findings import counted, listed
+from orchestrator.models.verdict import Decision, GateResult, Obstacle, Outcome, Reason, Verdict
+
+
+def decide(
+    dense: Sequence[BenchRow],
+    varlen: Sequence[BenchRow],
+    margin: float,
+    gates: Sequence[GateResult],
+    *,
+    current_min_L: int = 0,  # noqa: N803 - L is the field's name for the selected length
+) -> Decision:
+    """ENABLE or KEEP_OFF when every required gate is PASS and every row counts, else UNDECIDED.
+
+    `gates` are all gates the decision rests on; `current_min_L` is the threshold in force, which
+    KEEP_OFF never lowers.
+    """
+    obstacles = list(dict.fromkeys(_obstacles(dense, varlen, gates)))
+    cells: list[contract.Cell] = []
+    if not obstacles:
+        try:
+            cells = [row.cell() for row in (*dense, *varlen)]
+            found = contract.threshold(cells, margin)
+        except (EvidenceError, contract.ContractError) as error:
+            obstacles.append(
+                Obstacle(reason=Reason.MALFORMED, message=f"The rows do not decide: {error}.")
+            )
+    if obstacles:
+        return Decision(
+            outcome=Outcome.UNDECIDED,
+            margin=margin,
+            summary=_undecided(obstacles, gates),
+            obstacles=tuple(obstacles),
+        )
+    device = next(row.device for row in dense if row.device)
+    why = f" Below that: {found.obstacles[0]}." if found.obstacles else ""
+    if found.min_L is None:
+        return Decision(
+            outcome=Outcome.KEEP_OFF,
+            min_L=found.setting(current_min_L),
+            margin=margin,
+            summary=f"KEEP_OFF: on {device} no tested length is admissible at margin {margin:g}: "
+            f"{listed(found.obstacles, 2)}.",
+        )
+    return Decision(
+        outcome=Outcome.ENABLE,
+        min_L=found.min_L,
+        margin=margin,
+        summary=f"ENABLE from L={found.min_L}: on {device} every tested length from "
+        f"{found.min_L} on is at least {margin:g} times as fast as the reference (lower bound), "
+        f"in {counted(len(found.families), 'measured distribution')}.{why}",
+    )
+
+
+def _obstacles(
+    dense: Sequence[BenchRow], varlen: Sequence[BenchRow], gates: Sequence[GateResult]
+) -> list[Obstacle]:
+    obstacles = [
+        Obstacle(reason=gate.reason or Reason.NO_EVIDENCE, message=f"{gate.gate}: {gate.message}")
+        for gate in gates
+        if gate.verdict is not Verdict.PASS
+    ]
+    if not gates:
+        obstacles.append(
+            Obstacle(reason=Reason.NOT_RUN, message="No gate has judged what the decision needs.")
+        )
+    for mode, table in (("dense", dense), ("varlen", varlen)):
+        if not table:
+            obstacles.append(
+                Obstacle(reason=Reason.NO_EVIDENCE, message=f"There are no {mode} measurements.")
+            )
+        obstacles += [
+            Obstacle(
+                reason=Reason.MALFORMED,
+                message=f"{row.where} is a {row.mode} row among the {mode} ones.",
+            )
+            for row in table
+            if row.mode != mode
+        ]
+    rows = (*dense, *varlen)
+    interpreted = sum(row.interpreted for row in rows)
+    if interpreted:
+        obstacles.append(
+            Obstacle(
+                reason=Reason.NO_CUDA_DEVICE,
+                message=f"{interpreted} of {counted(len(rows), 'row')} were timed in Triton's CPU "
+                "interpreter: there was no CUDA device, so no timing counts.",
+            )
+        )
+    unnamed = [row for row in rows if row.device is None]
+    if unnamed:
+        obstacles.append(
+            Obstacle(
+                reason=Reason.NO_EVIDENCE,
+                message=f"{unnamed[0].where} does not name the device it was measured on.",
+            )
+        )
+    devices = sorted({row.device for row in rows if row.device and not row.interpreted})
+    if len(devices) > 1:
+        obstacles.append(
+            Obstacle(
+                reason=Reason.WRONG_GPU,
+                message=f"The rows come from different devices: {listed(devices)}.",
+            )
+        )
+    return obstacles
+
+
+def _undecided(obstacles: Sequence[Obstacle], gates: Sequence[GateResult]) -> str:
+    if {obstacle.reason for obstacle in obstacles} == {Reason.NO_CUDA_DEVICE}:
+        verified = all(gate.verdict is Verdict.PASS for gate in gates)
+        tail = "; parity and completeness were verified." if verified else "."
+        return f"UNDECIDED: the pod has no CUDA device, so no timing counts{tail}"
+    rest = len(obstacles) - 1
+    more = f" ({counted(rest, 'more obstacle')})" if rest else ""
+    return f"UNDECIDED: {obstacles[0].message}{more}"

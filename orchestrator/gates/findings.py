@@ -1,0 +1,84 @@
+"""What every family of gates shares: collect what is wrong, then let the worst of it decide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+
+from orchestrator.evidence import EvidenceError
+from orchestrator.models.verdict import GateResult, Reason, Verdict, worst
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that keeps a gate from PASS, as a sentence, and what to do about it."""
+
+    verdict: Verdict
+    reason: Reason
+    message: str
+    next_step: str
+
+
+def conclude(
+    gate: str, findings: Sequence[Finding], measured: dict[str, JsonValue], passed: str
+) -> GateResult:
+    """PASS with the message `passed`, or the worst finding, with the others beside it."""
+    if not findings:
+        return GateResult(gate=gate, verdict=Verdict.PASS, message=passed, measured=measured)
+    verdict = worst(finding.verdict for finding in findings)
+    first = next(finding for finding in findings if finding.verdict is verdict)
+    others = [finding.message for finding in findings if finding is not first]
+    message = first.message
+    if others:
+        measured = {**measured, "also": list[JsonValue](others)}
+        message += " Also: " + " ".join(others[: _SHOWN - 1])
+        if len(others) >= _SHOWN:
+            message += f" And {len(others) - _SHOWN + 1} more."
+    return GateResult(
+        gate=gate,
+        verdict=verdict,
+        reason=first.reason,
+        message=message,
+        measured=measured,
+        next_step=first.next_step,
+    )
+
+
+def malformed(gate: str, error: EvidenceError) -> GateResult:
+    """The file is not what it claims to be."""
+    return GateResult(
+        gate=gate,
+        verdict=Verdict.INVALID,
+        reason=Reason.MALFORMED,
+        message=f"The file cannot be read as evidence: {error}.",
+        measured={"file": error.file, "line": error.line, "column": error.column},
+        next_step=f"Look at {error.file} in the attempt's artifacts, and run the step again.",
+    )
+
+
+def missing(gate: str, file: str, *, empty: bool = False) -> GateResult:
+    """The job left no such file, or an empty one."""
+    what = f"{file} is empty" if empty else f"The job left no {file}"
+    return GateResult(
+        gate=gate,
+        verdict=Verdict.NOT_VERIFIED,
+        reason=Reason.NO_EVIDENCE,
+        message=f"{what}, so there is nothing to judge.",
+        next_step="Read the step's log for why it was not written, and run the step again.",
+    )
+
+
+def listed(names: Iterable[object], shown: int = _SHOWN) -> str:
+    """`a, b, c and 4 more`."""
+    words = [str(name) for name in names]
+    more = len(words) - shown
+    return ", ".join(words[:shown]) + (f" and {more} more" if more > 0 else "")
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 test`, `2 tests`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,221 @@
+"""`orchestrate run` from the outside: a small playbook over real SSH, every way it can end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+CHECKOUT = HERE.parents[1]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    stdout: str
+    stderr: str
+    runs_dir: Path
+
+    @property
+    def last(self) -> dict[str, Any]:
+        return json.loads(self.stdout.splitlines()[-1])
+
+    @property
+    def reasons(self) -> set[str]:
+        return {reason["reason"] for reason in self.last["reasons"]}
+
+    @property
+    def run(self) -> Path:
+        return self.runs_dir / self.last["run_id"]
+
+
+class Lab:
+    """A copy of the fixture repository with its own cache, temporary and state folders."""
+
+    def __init__(self, folder: Path) -> None:
+        self.repo = folder / "repo"
+        shutil.copytree(HERE / "fixture_repo", self.repo)
+        (self.repo / "kernels" / "bench").mkdir(parents=True)
+        shutil.copy(CHECKOUT / "kernels/bench/contract.py", self.repo / "kernels/bench")
+        subprocess.run(["git", "init", "-q", self.repo], check=True)
+        self.runs_dir = folder / "runs"
+        self.tmp = folder / "tmp"
+        self.tmp.mkdir()
+        self.env = {
+            **os.environ,
+            "ORCHESTRATE_CACHE": str(folder / "cache"),
+            "XDG_STATE_HOME": str(folder / "state"),
+            "TMPDIR": str(self.tmp),
+            "NO_COLOR": "1",
+        }
+
+    def argv(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "orchestrator", *arguments, "--runs-dir", str(self.runs_dir)]
+
+    def run(self, *arguments: str, **settings: object) -> Outcome:
+        sets = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+        argv = self.argv("run", str(self.repo / "playbook.yaml"), "--json", *sets, *arguments)
+        done = subprocess.run(
+            argv,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            stdin=subprocess.DEVNULL,
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr, self.runs_dir)
+
+    def call(self, *arguments: str) -> Outcome:
+        done = subprocess.run(
+            self.argv(*arguments), env=self.env, capture_output=True, text=True, timeout=60
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr, self.runs_dir)
+
+    def leftovers(self) -> list[str]:
+        """Temporary files, and processes of this lab, that outlived the command."""
+        marker = str(self.repo.parent).encode()
+        found = [str(path) for path in self.tmp.iterdir()]
+        for process in Path("/proc").iterdir():
+            try:
+                line = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+            except OSError:
+                continue
+            if process.name.isdigit() and int(process.name) != os.getpid() and marker in line:
+                found.append(line.replace(b"\0", b" ").decode(errors="replace")[:200])
+        return found
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path)
+
+
+def test_a_kernel_that_wins_is_enabled_from_the_smallest_length(lab: Lab) -> None:
+    done = lab.run()
+    assert done.code == 0, done.stderr
+    assert done.last["decision"]["outcome"] == "ENABLE"
+    assert done.last["decision"]["min_L"] == 64
+    assert [phase["verdict"] for phase in done.last["phases"][:3]] == ["PASS"] * 3
+    assert (done.run / "sel_dense.csv").read_text().startswith("mode,N,H,D,Dv,L,streams,tri_ms")
+    assert (done.run / "sel_varlen.csv").read_text().startswith("mode,N,H,D,Dv,L,nspans,streams")
+    assert "ENABLE" in (done.run / "report/selection_report.md").read_text()
+    assert (done.run / "selection_report.md").exists()
+    assert "| collecting" in done.stderr  # the job's log, as it ran
+    assert lab.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "verdict", "outcome", "reason"),
+    [
+        ({"bench": "loses"}, 0, "PASS", "KEEP_OFF", None),
+        ({"bench": "wins-late"}, 0, "PASS", "ENABLE", None),
+        ({"bench": "wrong"}, 1, "FAIL", "UNDECIDED", "error-too-large"),
+        ({"bench": "first-key"}, 5, "INVALID", "UNDECIDED", "reference-wrong"),
+        ({"bench": "aborts"}, 1, "FAIL", "UNDECIDED", "job-failed"),
+        ({"device": "cpu-interpreter"}, 4, "NOT_VERIFIED", "UNDECIDED", "no-cuda-device"),
+        ({"parity": "broken"}, 1, "FAIL", None, "error-too-large"),
+        ({"parity": "skipped"}, 4, "NOT_VERIFIED", None, "too-few-tests"),
+        ({"parity": "fallback"}, 5, "INVALID", None, "fallback-ran"),
+        ({"parity": "crash"}, 1, "FAIL", None, "job-failed"),
+        ({"seconds": 30, "timeout": 1}, 1, "FAIL", None, "job-failed"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_every_ending_has_its_verdict(
+    lab: Lab,
+    settings: dict[str, str],
+    code: int,
+    verdict: str,
+    outcome: str | None,
+    reason: str | None,
+) -> None:
+    done = lab.run(**settings)
+    assert done.code == code, done.stderr
+    assert done.last["verdict"] == verdict
+    assert (done.last["decision"] or {}).get("outcome") == outcome
+    assert reason is None or reason in done.reasons, done.last["reasons"]
+    if settings == {"device": "cpu-interpreter"}:
+        assert done.reasons == {"no-cuda-device"}
+    if settings == {"bench": "wins-late"}:
+        assert done.last["decision"]["min_L"] == 128
+    if settings == {"bench": "loses"}:
+        assert done.last["decision"]["min_L"] == 2048
+
+
+def test_nothing_is_measured_on_a_red_gate(lab: Lab) -> None:
+    done = lab.run(parity="broken")
+    benchmark = done.last["phases"][2]
+    assert benchmark["verdict"] is None
+    assert benchmark["skipped"] == "phase 1 (parity) is FAIL: nothing is measured on a red gate"
+    assert not (done.run / "sel_dense.csv").exists()
+
+
+def test_a_phase_alone_decides_nothing_for_the_others_were_not_shown(lab: Lab) -> None:
+    assert lab.run("--phase", "0").code == 0
+    done = lab.run("--phase", "2")
+    assert done.code == 4
+    assert done.last["decision"]["outcome"] == "UNDECIDED"
+    assert "not-run" in done.reasons
+
+
+def test_report_and_status_need_the_run_directory_alone(lab: Lab) -> None:
+    done = lab.run(device="cpu-interpreter")
+    report = done.run / "report/selection_report.md"
+    text = report.read_text()
+    report.unlink()
+    shutil.rmtree(lab.repo)
+    shutil.rmtree(lab.env["ORCHESTRATE_CACHE"])
+    again = lab.call("report", done.last["run_id"][:-1])
+    assert (again.code, again.stdout.strip()) == (0, str(report))
+    assert report.read_text() == text
+    status = lab.call("status", "--json")
+    assert json.loads(status.stdout)["verdict"] == "NOT_VERIFIED"
+    assert [row["run_id"] for row in json.loads(lab.call("runs", "--json").stdout)] == [
+        done.last["run_id"]
+    ]
+    assert "collecting" in lab.call("logs", "--step", "parity").stdout
+
+
+def test_the_second_sync_sends_nothing(lab: Lab) -> None:
+    lab.run("--phase", "0")
+    done = lab.run("--phase", "0")
+    assert "0 of 4 files sent, 0 deleted" in done.stderr
+
+
+def test_control_sequences_of_a_job_stay_in_its_log(lab: Lab) -> None:
+    done = lab.run("--phase", "0,1", parity="escapes")
+    assert "| cleared" in done.stderr
+    assert "\x1b" not in done.stderr
+    assert b"\x1b[2J" in (done.run / "phase-1/parity/1/log").read_bytes()
+    assert "\x1b" not in lab.call("logs").stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=str)
+def test_an_interrupted_run_leaves_nothing_running(lab: Lab, number: signal.Signals) -> None:
+    argv = lab.argv("run", str(lab.repo / "playbook.yaml"), "--set", "seconds=60")
+    process = subprocess.Popen(
+        argv, env=lab.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "| collecting" in line:
+            break
+    process.send_signal(number)
+    rest, _ = process.communicate(timeout=30)
+    assert process.returncode in (130, 128 + number), rest
+    deadline = time.monotonic() + 10
+    while lab.leftovers() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert lab.leftovers() == []
+    status = json.loads(lab.call("status", "--json").stdout)
+    assert status["verdict"] != "PASS"
