@@ -124,17 +124,16 @@ def apply_pip(resource: PipResource, pod: Pod, found: Finding) -> list[Command]:
 
 def check_requirements(resource: RequirementsResource, pod: Pod) -> Command:
     """Whether this very file has been installed."""
-    file = f"{pod.workdir}/{resource.file}"
-    marker = _marker(pod, resource.id)
-    return Command((_python(pod), "-c", _CHECK_REQUIREMENTS, file, marker, _fingerprint(resource)))
+    script = (_python(pod), "-c", _CHECK_REQUIREMENTS)
+    arguments = (resource.file, _marker(pod, resource.id), _fingerprint(resource))
+    return Command((*script, *arguments), cwd=pod.workdir)
 
 
 def apply_requirements(resource: RequirementsResource, pod: Pod, found: Finding) -> list[Command]:
     """Install the file."""
-    file = f"{pod.workdir}/{resource.file}"
     pip = (_python(pod), "-m", "pip", "install", "--disable-pip-version-check", "--no-input")
     mark = _mark(pod, resource.id, _fingerprint(resource) + str(found.facts.get("digest", "")))
-    return [Command((*pip, "-r", file)), mark]
+    return [Command((*pip, "-r", resource.file), cwd=pod.workdir), mark]
 
 
 def parse(result: CommandResult) -> Finding:

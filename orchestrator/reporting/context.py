@@ -66,7 +66,7 @@ def build(paths: RunPaths, judgement: Judgement) -> Report:
     obstacles = decision.obstacles if decision and decision.obstacles else judgement.reasons
     return Report(
         title=plan.playbook.title,
-        headline=str(decision) if decision else "no decision",
+        headline=str(decision) if decision else "No decision",
         verdict=judgement.verdict.value,
         exit_code=int(judgement.verdict.exit_code),
         duration_s=sum(result.duration_s for result in evidence.results.values()),
@@ -128,6 +128,13 @@ def _issues(evidence: Evidence) -> Iterator[tuple[str, str]]:
         for name, message in file.failures:
             yield name, message or "failed without a message"
     for result in evidence.results.values():
+        for resource in result.resources:
+            if resource.action == "failed":
+                optional = "optional, " if resource.optional else ""
+                yield (
+                    resource.id,
+                    f"resource failed ({optional}{resource.resource}): {resource.detail}",
+                )
         if result.error:
             yield result.step, result.error
         if result.job and result.job.state.final and str(result.job) != "succeeded":
@@ -221,7 +228,8 @@ def _environment(plan: RunPlan, evidence: Evidence) -> Environment:
 
 def _deviations(plan: RunPlan, evidence: Evidence) -> Iterator[str]:
     """Where the run differs from the source document, as far as the plan shows it."""
-    steps = [step for phase in plan.playbook.phases for step in phase.steps]
+    asked = [phase for phase in plan.playbook.phases if phase.id in plan.phases]
+    steps = [step for phase in asked for step in phase.steps]
     if any(isinstance(step, SyncStep) for step in steps):
         yield Markdown(
             "The document clones the repository on the pod; the run pushed the local tree instead "

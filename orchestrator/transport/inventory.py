@@ -132,7 +132,7 @@ def local(root: Path, paths: Iterable[str]) -> dict[str, Item]:
     items: dict[str, Item] = {}
     for path in paths:
         try:
-            found = os.lstat(f"{root}/{path}")  # noqa: PTH116 - thousands of them
+            found = os.lstat(f"{root}/{path}")
             target = str((root / path).readlink()) if stat.S_ISLNK(found.st_mode) else None
         except (FileNotFoundError, NotADirectoryError):
             continue  # deleted since it was listed
@@ -159,7 +159,7 @@ def _refuse_leaving(root: Path, path: str, target: str) -> None:
         )
 
 
-def remote(connection: Connection, protect: Iterable[str], wanted: Iterable[str]) -> Remote:
+def remote(connection: Connection, protect: Iterable[str], wanted: Mapping[str, Item]) -> Remote:
     """What the pod has in its workdir, which is made if there is none; one or two round trips."""
     pod = connection.pod
     patterns = _patterns(pod, protect)
@@ -187,21 +187,27 @@ def remote(connection: Connection, protect: Iterable[str], wanted: Iterable[str]
     return Remote(method == b"rsync", items, protected)
 
 
-def _protected_among(paths: Iterable[str], patterns: Sequence[_Pattern]) -> list[str]:
-    """Those of `paths` that a pattern covers, by themselves or by a folder they are in."""
+def _protected_among(wanted: Mapping[str, Item], patterns: Sequence[_Pattern]) -> list[str]:
+    """Those of `wanted` that a pattern covers, by themselves or by a folder they are in."""
 
     @functools.cache  # most files share their folders
-    def covered(path: str) -> bool:
-        return path != "" and (
-            any(pattern.matches(path) for pattern in patterns) or covered(posixpath.dirname(path))
+    def covered(folder: str) -> bool:
+        return folder != "" and (
+            any(pattern.matches(folder) for pattern in patterns)
+            or covered(posixpath.dirname(folder))
         )
 
-    # What is the pod's own is a folder or link: of files, only those that the caller named.
-    named = [pattern for pattern in patterns if not pattern.folders_only]
+    def named(path: str, item: Item) -> bool:
+        return any(
+            pattern.matches(path)
+            for pattern in patterns
+            if item.kind == "l" or not pattern.folders_only
+        )
+
     return [
         path
-        for path in paths
-        if covered(posixpath.dirname(path)) or any(pattern.matches(path) for pattern in named)
+        for path, item in wanted.items()
+        if covered(posixpath.dirname(path)) or named(path, item)
     ]
 
 

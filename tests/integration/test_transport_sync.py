@@ -178,7 +178,8 @@ def test_a_tracked_file_within_a_protected_folder_is_pushed_never_deleted(
     carrier, connection, root, workdir
 ):
     write(root, "runs/README", "mine")
-    assert push(connection, root).changed == 8
+    (root / ".venv-link").symlink_to("kernel.py")
+    assert push(connection, root).changed == 9
     assert (workdir / "runs/README").read_text() == "mine"
     assert push(connection, root).nothing_to_do
     (root / "runs/README").unlink()

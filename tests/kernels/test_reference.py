@@ -107,10 +107,10 @@ def plain_python(Q, K, V, ranges):
 
 @pytest.mark.parametrize("attend", SELECTIONS)
 def test_random_overlapping_ranges_match_plain_python(attend):
-    case = selection(torch.randint(-4, 24, (2, 3, 2, 5, 2)), S_kv=20, D=5, Dv=3, dtype=torch.float32)
-    torch.testing.assert_close(
-        attend(*case).double(), plain_python(*case), atol=1e-5, rtol=1e-5
+    case = selection(
+        torch.randint(-4, 24, (2, 3, 2, 5, 2)), S_kv=20, D=5, Dv=3, dtype=torch.float32
     )
+    torch.testing.assert_close(attend(*case).double(), plain_python(*case), atol=1e-5, rtol=1e-5)
 
 
 def test_normalised_ranges_are_disjoint_sorted_and_equal_as_sets():

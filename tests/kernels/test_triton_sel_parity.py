@@ -21,7 +21,11 @@ LAUNCHERS = {"group": op.sel_attn_fwd_dense_group, "head": op.sel_attn_fwd_dense
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("L", [64, 65, 128, 256, 512, 1024])
 def test_triton_sel_parity_dense(L, dtype, form, record_property):
-    Q, K, V = randn(3, 4, 64, dtype=dtype), randn(3, L, 64, dtype=dtype), randn(3, L, 64, dtype=dtype)
+    Q, K, V = (
+        randn(3, 4, 64, dtype=dtype),
+        randn(3, L, 64, dtype=dtype),
+        randn(3, L, 64, dtype=dtype),
+    )
     with op.record_launches() as kernels:
         out = LAUNCHERS[form](Q, K, V)
     assert kernels == [f"dense_rows_fwd.{form}"]

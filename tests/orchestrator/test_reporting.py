@@ -330,6 +330,7 @@ def test_a_run_without_a_gpu(tmp_path):
     assert re.search(r"\| +0 \| Environment +\| skipped ", text)
     assert "there is no CUDA device" in text
     assert "failed (optional)" in text
+    assert "- `flash-attn`: resource failed (optional, pip): no nvcc" in text
     assert "1 test of parity.xml: skipped; not counted as passed" in text
     assert "Profile `cpu` sets `N=4`." in text
     assert "orchestrate run --phase 0-5 --set 'title=a b'" in text
@@ -379,7 +380,7 @@ def test_a_run_that_died_in_phase_0(tmp_path):
     judgement = bare(paths, Verdict.INFRA, refused)
     EventLog(paths.events).append("run.error", reason="unreachable", message="refused")
     text = rendered(Run(paths), judgement=judgement)
-    assert text.startswith(f"# no decision {DASH} M4-02: Triton selection\n")
+    assert text.startswith(f"# No decision {DASH} M4-02: Triton selection\n")
     assert "192.0.2.7 refused the connection." in text
     assert "verdict **INFRA**, exit code 3" in text
     for empty in ("No test results.", "No measurements.", "No gate has judged anything."):
@@ -397,7 +398,8 @@ def test_a_run_that_was_asked_for_one_phase(tmp_path):
     judgement = bare(paths, Verdict.NOT_VERIFIED)
     text = rendered(Run(paths), judgement=judgement)
     assert "not asked for (--phase 2)" in text
-    assert "No decision was asked for." in text
+    assert "\n\nNo decision was asked for.\n" in text
+    assert "clones the repository" not in text
 
 
 def test_damaged_evidence_is_said(tmp_path):
@@ -413,7 +415,7 @@ def test_damaged_evidence_is_said(tmp_path):
     text = rendered(run, judgement=judgement)
     for problem in (
         "document type or entity",
-        "sel_dense.csv of step bench-dense is not a file of its own",
+        "sel_dense.csv of step bench-dense leads out of the run directory",
         "not UTF-8",
         "result of step threshold is unreadable",
         "pod's facts are unreadable",
