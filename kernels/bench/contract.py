@@ -267,7 +267,11 @@ def family_of(row: Mapping[str, str]) -> str:
     parts = [row.get("mode", "?")]
     if row.get("dist"):
         parts.append(row["dist"])
-    parts += [f"{name}={row[name]}" for name in ("N", "H", "D", "Dv", "nspans", "streams") if row.get(name)]
+    parts += [
+        f"{name}={row[name]}"
+        for name in ("N", "H", "D", "Dv", "nspans", "streams")
+        if row.get(name)
+    ]
     parts += [row[name] for name in ("dtype", "level") if row.get(name)]
     return " ".join(parts)
 

@@ -1,0 +1,72 @@
+"""Checks on an attention function: its error, and whether it reads every key.
+
+Shared by the tests and the benchmark, so that both refuse the same wrong references.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+PROBE_CHANGE = 1e-3
+"""Least change of an output that counts as one. The probe's own changes are far larger."""
+
+
+def mean_err(out: Tensor, expected: Tensor) -> float:
+    """Mean absolute error, in fp64; NaN where either holds NaN; 0 for empty tensors."""
+    if out.numel() == 0:
+        return 0.0
+    return float((out.detach().double() - expected.detach().double()).abs().mean())
+
+
+def max_err(out: Tensor, expected: Tensor) -> float:
+    """Largest absolute error, in fp64; NaN where either holds NaN; 0 for empty tensors."""
+    if out.numel() == 0:
+        return 0.0
+    return float((out.detach().double() - expected.detach().double()).abs().max())
+
+
+def ignored_keys(
+    attend: Callable[[Tensor, Tensor], Tensor],
+    Q: Tensor,
+    K: Tensor,
+    V: Tensor,
+    places: Mapping[str, Tensor],
+) -> tuple[str, ...]:
+    """Mutation probe: which keys can change without changing the output?
+
+    A key is pointed at its row's first query head (so it wins the softmax), then, on fresh
+    copies, its value is moved far away. Attention over that key must follow both.
+
+    Args:
+        attend: `attend(K, V)` gives `[N, H, Dv]`; Q is its own.
+        Q: `[N, H, D]`.
+        K: `[keys, D]`, flattened.
+        V: `[keys, Dv]`, flattened.
+        places: name (`first`, `middle`, `last`) to `[N]` int64: the row of `K` that is this key of
+            each row, -1 for none. Two rows must not share a key.
+
+    Returns:
+        One entry `"<name> key"` or `"<name> value"` per change that some row did not notice.
+    """
+    before = attend(K, V)
+    ignored = []
+    for name, place in places.items():
+        rows = (place >= 0).nonzero()[:, 0]
+        keys = place[rows]
+        changed_k = K.clone()
+        changed_k[keys] = 2 * Q[rows, 0]
+        if not _noticed(before[rows], attend(changed_k, V)[rows]):
+            ignored.append(f"{name} key")
+        changed_v = V.clone()
+        # relative to the keys sharing the softmax: moves the mean by 16 at equal weights
+        changed_v[keys] += min(16.0 * max(1, K.shape[0] // max(1, Q.shape[0])), 2.0**14)
+        if not _noticed(before[rows], attend(K, changed_v)[rows]):
+            ignored.append(f"{name} value")
+    return tuple(ignored)
+
+
+def _noticed(before: Tensor, after: Tensor) -> bool:
+    change = (after.double() - before.double()).abs().flatten(1)
+    return change.numel() == 0 or bool((change.amax(dim=1) > PROBE_CHANGE).all())

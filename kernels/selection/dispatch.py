@@ -1,0 +1,196 @@
+"""The one place that chooses a path for selection attention, and the only one that falls back.
+
+Production default is the packed SDPA reference. Triton runs when it is opted in, long enough,
+allowed on the device and able to serve the call. Which path ran, and why, is always on record:
+`last_dispatch()`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import diagnostics
+from .errors import Unsupported
+from .flags import Flags
+from .packing import check_inputs, slot_capacity
+from .reference import grouped_selection_attention_packed
+
+PACKED = "packed_sdpa"
+
+_FORCED_NAMES = {"auto": "ranges", "dense": "dense", "varlen": "varlen"}
+
+OFF_BY_POLICY = {
+    (8, 9): "no measurement yet shows that it pays on compute capability 8.9",
+}
+"""Compute capabilities on which Triton stays off without `NSA_TRITON_SEL_FORCE`, and why."""
+
+
+@dataclass(frozen=True)
+class DispatchRecord:
+    """What one call of `selection_attention` did."""
+
+    path: str
+    """`packed_sdpa`, or `triton.<ranges|dense|varlen>.<group|head>`."""
+    kernels: tuple[str, ...]
+    """Triton kernels that really started, in order; empty for `packed_sdpa`."""
+    reason: str
+    """Why this path, in one sentence."""
+    capacity: int
+    """The bound on the selected length that the threshold was compared with."""
+
+
+_last: ContextVar[DispatchRecord | None] = ContextVar("last_dispatch", default=None)
+
+
+def last_dispatch() -> DispatchRecord | None:
+    """Record of the latest call in this thread and context; None before the first."""
+    return _last.get()
+
+
+def selection_attention(
+    Q: Tensor,
+    K: Tensor,
+    V: Tensor,
+    ranges: Tensor,
+    *,
+    max_len: int | None = None,
+    flags: Flags | None = None,
+) -> Tensor:
+    """Softmax attention over the union of each row's selected keys.
+
+    Args:
+        Q: `[B, S, G, h, Dk]`.
+        K: `[B, G, S_kv, Dk]`.
+        V: `[B, G, S_kv, Dv]`.
+        ranges: `[B, S, G, n, 2]`, clamped to `[0, S_kv]`; `end <= start` is empty.
+        max_len: an upper bound on the keys a row selects, e.g. blocks x block size. The threshold
+            is compared with it, and packed paths pad to it. None takes `S_kv`: reading the true
+            length from `ranges` would stall the device on every call. A row that selects more
+            than `max_len` gets NaN on the paths that pad.
+        flags: None reads the environment.
+
+    Returns:
+        `[B, S, G, h, Dv]`, dtype of Q; zeros for a row that selects nothing.
+
+    Raises:
+        FlagError: an `NSA_*` variable holds a value it cannot have.
+        InvalidInput: the tensors contradict each other. No path can serve that.
+    """
+    flags = flags or Flags.from_env()
+    check_inputs(Q, K, V, ranges)
+    capacity = slot_capacity(K.shape[2], max_len)
+    # a debug run times the call alone: the comparison comes after it
+    timer = diagnostics.start_timer(Q.device) if flags.debug_timing else None
+    out, record = _choose_and_run(Q, K, V, ranges, max_len, capacity, flags)
+    milliseconds = timer() if timer else None
+    _last.set(record)
+    if flags.debug:
+        diagnostics.log_call(
+            flags,
+            Q,
+            K,
+            V,
+            ranges,
+            out,
+            path=record.path,
+            kernels=record.kernels,
+            reason=record.reason,
+            milliseconds=milliseconds,
+            max_len=max_len,
+        )
+    return out
+
+
+def _choose_and_run(
+    Q: Tensor,
+    K: Tensor,
+    V: Tensor,
+    ranges: Tensor,
+    max_len: int | None,
+    capacity: int,
+    flags: Flags,
+) -> tuple[Tensor, DispatchRecord]:
+    reason = _why_not_triton(Q, K, V, capacity, flags)
+    if reason is None:
+        from . import op  # here: the references must work without Triton
+
+        try:
+            with op.record_launches() as kernels:
+                if _wants_grad(Q, K, V):
+                    out = _RecomputedBackward.apply(Q, K, V, ranges, max_len, flags)
+                else:
+                    out = op.selection_attention_triton(
+                        Q, K, V, ranges, max_len=max_len, flags=flags
+                    )
+        except Unsupported as error:
+            reason = f"{type(error).__name__}: {error}"
+        else:
+            form = "group" if flags.group else "head"
+            path = f"triton.{_FORCED_NAMES[flags.force_path]}.{form}"
+            why = f"selected length up to {capacity} >= threshold {flags.min_l}"
+            return out, DispatchRecord(path, tuple(kernels), why, capacity)
+    out = grouped_selection_attention_packed(Q, K, V, ranges, max_len=max_len)
+    return out, DispatchRecord(PACKED, (), reason, capacity)
+
+
+def _why_not_triton(Q: Tensor, K: Tensor, V: Tensor, capacity: int, flags: Flags) -> str | None:
+    """The first reason to stay on the packed reference; None when Triton should be tried."""
+    if not flags.use_triton:
+        return "NSA_USE_TRITON_SEL is off"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if capacity < flags.min_l:
+        return f"selected length up to {capacity} < threshold {flags.min_l} (NSA_SEL_TRITON_MIN_L)"
+    if _wants_grad(Q, K, V) and not flags.allow_grad:
+        return "inputs require grad and NSA_SEL_TRITON_ALLOW_GRAD is off"
+    if not flags.force_device:
+        why = _off_by_policy(Q.device)
+        if why is not None:
+            return f"off by policy: {why} (NSA_TRITON_SEL_FORCE=1 overrides)"
+    return None
+
+
+def _off_by_policy(device: torch.device) -> str | None:
+    if device.type != "cuda":
+        return f"{device.type} tensors run only in Triton's interpreter, a debugging aid"
+    return OFF_BY_POLICY.get(torch.cuda.get_device_capability(device))
+
+
+def _wants_grad(Q: Tensor, K: Tensor, V: Tensor) -> bool:
+    return torch.is_grad_enabled() and (Q.requires_grad or K.requires_grad or V.requires_grad)
+
+
+class _RecomputedBackward(torch.autograd.Function):
+    """Triton forward; the backward differentiates a recomputation by the packed reference."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        Q: Tensor,
+        K: Tensor,
+        V: Tensor,
+        ranges: Tensor,
+        max_len: int | None,
+        flags: Flags,
+    ) -> Tensor:
+        from .op import selection_attention_triton
+
+        ctx.save_for_backward(Q, K, V, ranges)
+        ctx.max_len = max_len
+        return selection_attention_triton(Q, K, V, ranges, max_len=max_len, flags=flags)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        Q, K, V, ranges = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[:3]
+        with torch.enable_grad():
+            inputs = [t.detach().requires_grad_(w) for t, w in zip((Q, K, V), wanted, strict=True)]
+            out = grouped_selection_attention_packed(*inputs, ranges, max_len=ctx.max_len)
+        found = iter(torch.autograd.grad(out, [t for t in inputs if t.requires_grad], grad))
+        return (*(next(found) if w else None for w in wanted), None, None, None)

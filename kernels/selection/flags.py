@@ -1,0 +1,107 @@
+"""The `NSA_*` environment variables, read in one place into one frozen record."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import FlagError
+
+DEFAULT_MIN_L = 2048
+"""Threshold where nothing else is said; equals `configs/base.yaml: runtime.sel_triton_min_L`."""
+
+FORCE_PATHS = ("auto", "dense", "varlen")
+
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"", "0", "false", "no", "off"})
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What the environment asks for. The README has the same table for humans."""
+
+    use_triton: bool = False
+    """`NSA_USE_TRITON_SEL`: opt in."""
+    min_l: int = DEFAULT_MIN_L
+    """`NSA_SEL_TRITON_MIN_L`: shortest selected length that runs on Triton."""
+    group: bool = True
+    """`NSA_SEL_TRITON_GROUP`: all heads of a group in one tile, so K/V are read once."""
+    double_buffer: bool = False
+    """`NSA_SEL_TRITON_DB`: load the next K/V tile while this one is computed."""
+    force_path: str = "auto"
+    """`NSA_SEL_TRITON_FORCE_PATH`: `auto` reads ranges in place, the others pack first."""
+    force_device: bool = False
+    """`NSA_TRITON_SEL_FORCE`: run on a device where policy has Triton off."""
+    allow_grad: bool = False
+    """`NSA_SEL_TRITON_ALLOW_GRAD`: serve inputs that require grad; backward recomputes."""
+    require_align: bool = False
+    """`NSA_SEL_TRITON_REQUIRE_ALIGN`: refuse rows that do not start on 16 bytes."""
+    debug_timing: bool = False
+    """`NSA_DEBUG_TIMING`: log milliseconds. Synchronises the device on every call."""
+    debug_compare: bool = False
+    """`NSA_DEBUG_COMPARE`: log the error against the packed reference, computed beside."""
+    debug_shapes: bool = False
+    """`NSA_DEBUG_SHAPES`: log shapes and strides."""
+    diagnostics: Path = Path("diagnostics.jsonl")
+    """`NSA_DIAGNOSTICS`: where the `NSA_DEBUG_*` lines go."""
+
+    @property
+    def debug(self) -> bool:
+        """Whether any call should leave a line in the diagnostics file."""
+        return self.debug_timing or self.debug_compare or self.debug_shapes
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Flags:
+        """Read every flag; an absent variable means its default.
+
+        Raises:
+            FlagError: a value is not one of those that the flag can have.
+        """
+        env = os.environ if environ is None else environ
+        return cls(
+            use_triton=_boolean(env, "NSA_USE_TRITON_SEL", cls.use_triton),
+            min_l=_length(env, "NSA_SEL_TRITON_MIN_L", cls.min_l),
+            group=_boolean(env, "NSA_SEL_TRITON_GROUP", cls.group),
+            double_buffer=_boolean(env, "NSA_SEL_TRITON_DB", cls.double_buffer),
+            force_path=_choice(env, "NSA_SEL_TRITON_FORCE_PATH", FORCE_PATHS, cls.force_path),
+            force_device=_boolean(env, "NSA_TRITON_SEL_FORCE", cls.force_device),
+            allow_grad=_boolean(env, "NSA_SEL_TRITON_ALLOW_GRAD", cls.allow_grad),
+            require_align=_boolean(env, "NSA_SEL_TRITON_REQUIRE_ALIGN", cls.require_align),
+            debug_timing=_boolean(env, "NSA_DEBUG_TIMING", cls.debug_timing),
+            debug_compare=_boolean(env, "NSA_DEBUG_COMPARE", cls.debug_compare),
+            debug_shapes=_boolean(env, "NSA_DEBUG_SHAPES", cls.debug_shapes),
+            diagnostics=Path(env.get("NSA_DIAGNOSTICS") or cls.diagnostics),
+        )
+
+
+def _boolean(env: Mapping[str, str], name: str, default: bool) -> bool:
+    text = env.get(name)
+    if text is None:
+        return default
+    word = text.strip().lower()
+    if word in _TRUE:
+        return True
+    if word in _FALSE:
+        return False
+    raise FlagError(f"{name}={text!r}: expected 1/true/yes/on or 0/false/no/off")
+
+
+def _length(env: Mapping[str, str], name: str, default: int) -> int:
+    text = env.get(name)
+    if text is None:
+        return default
+    # isascii too: isdecimal accepts digits of other scripts
+    if not (text.strip().isascii() and text.strip().isdecimal()):
+        raise FlagError(f"{name}={text!r}: expected a number of keys, 0 or more")
+    return int(text)
+
+
+def _choice(env: Mapping[str, str], name: str, choices: tuple[str, ...], default: str) -> str:
+    text = env.get(name)
+    if text is None:
+        return default
+    if text.strip() not in choices:
+        raise FlagError(f"{name}={text!r}: expected one of {', '.join(choices)}")
+    return text.strip()
