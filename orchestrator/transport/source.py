@@ -12,7 +12,7 @@ import os
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +37,8 @@ class Source:
     dirty: bool
     diff: bytes = field(repr=False)
     fingerprint: str
+    manifest: Mapping[str, str] = field(repr=False)
+    """Path to SHA-256 over kind and content: tells which files differ between two states."""
 
 
 def describe(root: Path) -> Source:
@@ -49,15 +51,16 @@ def describe(root: Path) -> Source:
         SyncError: git is missing or refuses.
     """
     root = root.absolute()
-    fingerprint = _fingerprint(root, files(root))
+    manifest = {path: _checksum(root / path) for path in files(root)}
+    fingerprint = _fingerprint(manifest)
     if not _is_repository(root):
-        return Source(root, sha=None, dirty=True, diff=b"", fingerprint=fingerprint)
+        return Source(root, None, True, b"", fingerprint, manifest)
     with _Git.open(root) as git:
         status = git("status", "--porcelain", "-z", "--untracked-files=normal")
         head = git("rev-parse", "--verify", "--quiet", "HEAD", accept=(0, 1)).decode().strip()
         # an external diff or text conversion is a program of the user's, and not the content
         diff = git("diff", "--binary", "--no-ext-diff", "--no-textconv", "HEAD") if head else b""
-    return Source(root, sha=head or None, dirty=bool(status), diff=diff, fingerprint=fingerprint)
+    return Source(root, head or None, bool(status), diff, fingerprint, manifest)
 
 
 def files(root: Path) -> list[str]:
@@ -86,26 +89,17 @@ def files(root: Path) -> list[str]:
     return sorted(found)
 
 
-def ignored(root: Path) -> list[str]:
-    """What is there but not pushed, whole folders as one entry ending in `/`, sorted.
-
-    Raises:
-        SyncError: git is missing or refuses.
-    """
-    with _Git.open(root.absolute()) as git:
-        standard = git.paths("-o", "-i", "--exclude-standard", "--directory")
-        own = git.paths("-o", "-i", f"--exclude-per-directory={IGNORE_FILE}", "--directory")
-        tracked = git.paths("-c", "-i", f"--exclude-per-directory={IGNORE_FILE}")
-    return sorted({*standard, *own, *tracked})
-
-
-def _fingerprint(root: Path, paths: Sequence[str]) -> str:
+def _fingerprint(manifest: Mapping[str, str]) -> str:
     digest = hashlib.sha256()
-    for path in paths:  # sorted
-        kind, content = _content(root / path)
-        # lengths are fixed or end in NUL, so that no two trees can be written alike
-        digest.update(os.fsencode(path) + b"\0" + kind + content)
+    for path, checksum in sorted(manifest.items()):
+        # a checksum's length is fixed and a path ends in NUL: no two trees are written alike
+        digest.update(os.fsencode(path) + b"\0" + checksum.encode())
     return digest.hexdigest()
+
+
+def _checksum(path: Path) -> str:
+    kind, content = _content(path)
+    return hashlib.sha256(kind + content).hexdigest()
 
 
 def _content(path: Path) -> tuple[bytes, bytes]:

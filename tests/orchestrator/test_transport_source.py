@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import SyncError
-from orchestrator.transport.source import describe, files, ignored
+from orchestrator.transport.source import describe, files
 
 
 def git(root: Path, *arguments: str) -> None:
@@ -43,7 +43,6 @@ BASE = [".gitignore", ".orchignore", "a.py", "data/small.txt", "link", "pkg/b.py
 
 def test_both_kinds_of_root_obey_gitignore_and_orchignore(root):
     assert files(root) == BASE
-    assert ignored(root) == ["data/big.bin", "notes.md", "pkg/c.log"]
 
 
 def test_untracked_files_are_pushed_and_deleted_ones_are_not(root):
@@ -52,13 +51,12 @@ def test_untracked_files_are_pushed_and_deleted_ones_are_not(root):
     assert files(root) == sorted({*BASE, "new.py", "keep.log", "pkg/sub/keep.log"} - {"a.py"})
 
 
-def test_ignore_files_of_folders_count_and_whole_folders_are_one_entry(root):
+def test_ignore_files_of_folders_count(root):
     write(root, "out/1", "out/deep/2", "pkg/scratch/x", "pkg/scratch/y")
     (root / "pkg" / ".orchignore").write_text("scratch/\n!b.py\n")
     with (root / ".gitignore").open("a") as stream:
         stream.write("out/\n")
     assert files(root) == sorted([*BASE, "pkg/.orchignore"])
-    assert {"out/", "pkg/scratch/"} <= set(ignored(root))
 
 
 def test_orchignore_may_bring_back_what_it_left_out(root):
