@@ -1,0 +1,1 @@
+"""What is being measured: the selection kernels, their references and their benchmark."""

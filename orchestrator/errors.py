@@ -2,7 +2,8 @@
 
     OrchestrateError
     ├── UsageError               2   wrong command line
-    │   └── ConfigError          2   playbook, pods.toml: names file, line and column
+    │   ├── ConfigError          2   playbook, pods.toml: names file, line and column
+    │   └── LandingError         2   a decision that cannot be landed: undecided, git, gh
     ├── InfraError               3   the machine or the network, not the experiment
     │   ├── ConnectError         3   host, port, key, host key
     │   ├── SyncError            3
@@ -59,6 +60,10 @@ class ConfigError(UsageError):
     def __init__(self, message: str, *, where: str, remedy: str | None = None) -> None:
         super().__init__(f"{where}: {message}", remedy=remedy)
         self.where = where
+
+
+class LandingError(UsageError):
+    """A decision cannot be landed in the repository as things stand; the remedy is the user's."""
 
 
 class StoreError(UsageError):

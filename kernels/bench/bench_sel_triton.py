@@ -28,6 +28,7 @@ from kernels.bench.contract import (
     CONTRACT_VERSION,
     CPU_INTERPRETER,
     MAX_MAE,
+    TRITON_PREFIX,
     BenchWriter,
     ContractError,
     columns,
@@ -42,13 +43,13 @@ from kernels.selection.flags import Flags
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
-UNMEASURED = {
-    name: math.nan
-    for name in (
-        "tri_ms", "ref_ms", "speedup", "mae", "max_err", "ref_mae", "ref_max_err",
-        "speedup_lo", "speedup_hi",
-    )
-} | {"kernel": "", "reference": "", "ref_probe": ""}  # fmt: skip
+NUMBERS = (
+    "tri_ms", "ref_ms", "speedup", "speedup_lo", "speedup_hi",
+    "mae", "max_err", "ref_mae", "ref_max_err",
+)  # fmt: skip
+UNMEASURED = dict.fromkeys(NUMBERS, math.nan) | dict.fromkeys(
+    ("kernel", "reference", "ref_probe"), ""
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,7 +122,7 @@ def _check(workload: Workload, flags: Flags, row: dict[str, object]) -> str | No
         workload.places(),
     )
     row |= {
-        "kernel": "+".join(kernels),
+        "kernel": TRITON_PREFIX + "+".join(kernels) if kernels else "",
         "mae": mean_err(out, oracle),
         "max_err": max_err(out, oracle),
         "ref_mae": mean_err(reference, oracle),
@@ -173,7 +174,7 @@ def _identity(
         "nspans": shape.nspans,
         "streams": args.streams,
         "contract": CONTRACT_VERSION,
-        "dist": "decode-" + shape.dist if args.decode else shape.dist,
+        "dist": shape.dist,
         "dtype": args.dtype,
         "device": device_name,
         "level": args.level,

@@ -33,7 +33,7 @@ EXTRA_COLUMNS = (
     "dtype",  # fp16 | bf16 | fp32
     "device",  # name of the CUDA device, or CPU_INTERPRETER
     "level",  # kernel: both sides get packed K/V; operator: both get Q, K, V, ranges
-    "kernel",  # the kernel that really ran, from the launcher's record
+    "kernel",  # the kernel that really ran, from the launcher's record; begins with TRITON_PREFIX
     "reference",  # what ref_ms timed
     "max_err",  # kernel against the fp64 oracle, absolute
     "ref_mae",  # reference against the fp64 oracle
@@ -47,6 +47,9 @@ EXTRA_COLUMNS = (
 
 CPU_INTERPRETER = "cpu-interpreter"
 """`device` of rows produced by Triton's interpreter. Their times say nothing about any GPU."""
+
+TRITON_PREFIX = "triton."
+"""What the name of every kernel of ours begins with; a fallback's does not."""
 
 END_MARK = "#end"
 """First field of the last line; its second is the number of rows. A file without it is truncated."""

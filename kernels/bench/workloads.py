@@ -12,8 +12,12 @@ level both sides get `Q, K, V, ranges` over a shared cache of `64 * L` keys, and
 with them counts: the reference's gather, and Triton's own preparation.
 """
 
+
+# ruff: noqa: D102 - the methods are documented once, on the protocol
+
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -314,7 +318,7 @@ def operator_workload(shape: Shape, *, decode: bool) -> Workload:
 
 
 def _span_lengths(shape: Shape, rng: torch.Generator) -> list[list[int]]:
-    if shape.L < shape.nspans:
+    if shape.nspans > shape.L:
         raise ValueError(f"L={shape.L} is less than the {shape.nspans} spans of a row")
     rows = []
     for row in range(shape.N):
@@ -339,7 +343,7 @@ def _randn(shape: Shape, rng: torch.Generator, *size: int) -> Tensor:
 def _parts(rows: Tensor, parts: int) -> list[slice]:
     N = rows.shape[0]
     bounds = [N * i // parts for i in range(parts + 1)]
-    return [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [slice(a, b) for a, b in itertools.pairwise(bounds)]
 
 
 def _places(bounds: Tensor) -> Mapping[str, Tensor]:

@@ -39,8 +39,12 @@ class _Entry:
 
 
 # The first entry that fits decides: newest capability first, small heads first. Two stages of
-# (block_l * 2 * head_dim) fp16 elements must fit in shared memory: 99 KiB on 8.6/8.9, 227 on 9.0.
+# (block_l * 2 * head_dim) elements must fit in shared memory: 99 KiB on 8.6, 8.9 and 12.0, 227 on
+# 9.0. fp32 heads of 512 do not fit in 99 KiB at all: Triton refuses them, and dispatch falls back.
 _TABLE = (
+    _Entry((12, 0), 128, block_l=64, num_warps=4),
+    _Entry((12, 0), 256, block_l=32, num_warps=4),
+    _Entry((12, 0), 512, block_l=16, num_warps=8),
     _Entry((9, 0), 128, block_l=64, num_warps=4),
     _Entry((9, 0), 256, block_l=64, num_warps=8),
     _Entry((9, 0), 512, block_l=32, num_warps=8),

@@ -55,7 +55,7 @@ def _why_not_underperforming(before: list[PhaseJudgement], so_far: Judgement) ->
 def _why_not_decided(so_far: Judgement) -> str | None:
     decision = so_far.decision
     if decision is None:
-        return "there is no decision to land: phase 2 is not part of this run"
+        return "there is no decision to land"
     if decision.outcome is Outcome.UNDECIDED:
         return f"nothing may be landed: {decision.summary}"
     return None

@@ -13,7 +13,7 @@ from kernels.bench.contract import Cell
 from orchestrator.evidence.errors import EvidenceError
 
 MAX_BYTES = 64 * 2**20
-TRITON_PREFIX = "triton."
+TRITON_PREFIX = contract.TRITON_PREFIX
 """What `kernel` and `kernel_path` begin with when a Triton kernel ran, not a fallback."""
 
 # int() and float() also take "1_000", full-width digits and "infinity".

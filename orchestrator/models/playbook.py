@@ -119,7 +119,16 @@ class BenchGate(Record):
     max_mae: float = Field(default=1e-3, gt=0)
 
 
-Gate = Annotated[TestsGate | ParityGate | BenchGate, Field(discriminator="gate")]
+class DiagnosticsGate(Record):
+    """`diagnostics.jsonl` of a rerun with the debug flags: symptoms, each with its remedy."""
+
+    gate: Literal["diagnostics"]
+    file: str
+
+
+Gate = Annotated[
+    TestsGate | ParityGate | BenchGate | DiagnosticsGate, Field(discriminator="gate")
+]
 
 
 # --- resources: what provisioning brings about ----------------------------------------------------
@@ -205,6 +214,11 @@ class SyncStep(StepBase):
         default_factory=list,
         description="paths on the pod that a sync never deletes, rsync patterns",
     )
+    allow_paths: list[str] = Field(
+        default_factory=list,
+        description="only these files (wildcards) may differ from the run that is built upon; "
+        "default: any",
+    )
 
 
 class ProvisionStep(StepBase):
@@ -236,7 +250,21 @@ class DecideStep(StepBase):
     margin: float = Field(default=1.2, gt=0)
 
 
-Step = Annotated[SyncStep | ProvisionStep | JobStep | DecideStep, Field(discriminator="action")]
+class LandStep(StepBase):
+    """Write the decision where it takes effect: config, branch, commit, pull request."""
+
+    action: Literal["land"]
+    config_file: str = Field(description="YAML file of the repository")
+    key: str = Field(default="runtime.sel_triton_min_L", description="dotted key in it")
+    rationale_doc: str = Field(description="document that says why the kernel stays off")
+    evidence_dir: str = Field(
+        default="reports/runs", description="folder of the repository for CSVs and report"
+    )
+
+
+Step = Annotated[
+    SyncStep | ProvisionStep | JobStep | DecideStep | LandStep, Field(discriminator="action")
+]
 
 
 class When(str, Enum):
@@ -249,6 +277,14 @@ class When(str, Enum):
     """The decision is ENABLE or KEEP_OFF."""
 
 
+class Variant(Record):
+    """A declared way to run the repeated phases: other flags, same code."""
+
+    id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,23}$")]
+    title: str
+    environment: Environment = Field(default_factory=dict, description="on top of each step's own")
+
+
 class Phase(Record):
     """A numbered group of steps that ends in a verdict."""
 
@@ -257,6 +293,10 @@ class Phase(Record):
     title: str
     when: When = When.ALWAYS
     steps: list[Step] = Field(default_factory=list)
+    repeat: list[int] = Field(
+        default_factory=list, description="phases whose steps are repeated for each variant"
+    )
+    variants: list[Variant] = Field(default_factory=list)
 
 
 class Profile(Record):

@@ -23,6 +23,34 @@ class SourceRecord(Record):
     fingerprint: str = Field(description="SHA-256 over path, mode and content of every synced file")
 
 
+class PlannedVariant(Record):
+    """A variant after expansion: which steps of its phase are its own, by the phase repeated."""
+
+    id: str
+    title: str
+    phase: int
+    environment: dict[str, str] = Field(default_factory=dict)
+    steps: dict[int, list[str]] = Field(description="phase repeated -> step ids, `<variant>.<step>`")
+
+    @property
+    def step_ids(self) -> list[str]:
+        """All its steps, in order."""
+        return [step for ids in self.steps.values() for step in ids]
+
+
+class Inheritance(Record):
+    """The run that the phases not asked for are taken from, by reference."""
+
+    run_id: str
+    path: str
+    phases: list[int]
+    differences: list[str] = Field(
+        default_factory=list,
+        description="what is not equal (playbook, pod, source); such phases are NOT_VERIFIED",
+    )
+    changed_files: list[str] = Field(default_factory=list, description="source files that differ")
+
+
 class RunPlan(Record):
     """`run.json`: everything that was resolved before the run began."""
 
@@ -39,6 +67,8 @@ class RunPlan(Record):
     phases: list[int] = Field(description="phases asked for")
     pod: Pod
     source: SourceRecord
+    variants: list[PlannedVariant] = Field(default_factory=list)
+    inherits: Inheritance | None = None
 
 
 class JobState(str, Enum):
@@ -137,7 +167,17 @@ class PhaseJudgement(Record):
     title: str
     verdict: Verdict | None = Field(description="None when skipped")
     skipped: str | None = Field(default=None, description="why it did not run")
+    inherited: str | None = Field(default=None, description="run id that it was taken from")
     steps: list[StepJudgement] = Field(default_factory=list)
+
+
+class VariantJudgement(Record):
+    """One variant of phase 4, judged like phases 1 and 2."""
+
+    id: str
+    title: str
+    verdict: Verdict
+    decision: Decision | None
 
 
 class Judgement(Record):
@@ -147,6 +187,10 @@ class Judgement(Record):
     verdict: Verdict
     phases: list[PhaseJudgement]
     decision: Decision | None = Field(description="None when no decide step was asked for")
+    variants: list[VariantJudgement] = Field(default_factory=list)
+    adopted: str | None = Field(
+        default=None, description="variant whose evidence takes the place of phases 1 to 3"
+    )
     reasons: list[Obstacle] = Field(
         default_factory=list, description="every distinct cause of a verdict other than PASS"
     )

@@ -64,6 +64,8 @@ class Reason(str, Enum):
     ENVIRONMENT = "environment"
     UNREACHABLE = "unreachable"
     POD_ERROR = "pod-error"
+    INHERITED_DIFFERS = "inherited-differs"
+    NOT_LANDED = "not-landed"
 
 
 class Record(BaseModel):
@@ -116,6 +118,10 @@ class Decision(Record):
     margin: float = Field(gt=0, description="speedup that the lower bound must reach")
     summary: str
     obstacles: tuple[Obstacle, ...] = ()
+    variant: str | None = Field(default=None, description="variant of phase 4 that it rests on")
+    environment: dict[str, str] = Field(
+        default_factory=dict, description="flags that the variant needs, in production too"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Decision:

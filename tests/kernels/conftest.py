@@ -1,4 +1,4 @@
-"""Without a CUDA device the kernels run in Triton's interpreter, chosen before Triton is imported."""
+"""Without a CUDA device the kernels run in Triton's interpreter: set before Triton is imported."""
 
 from __future__ import annotations
 

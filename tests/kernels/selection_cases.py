@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+
 from kernels.bench.contract import CPU_INTERPRETER, MAX_MAE
 from kernels.selection.checks import max_err, mean_err
 from kernels.selection.flags import Flags

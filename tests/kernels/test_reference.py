@@ -7,6 +7,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from selection_cases import DEVICE, assert_matches, randn, selection, spread_ranges
+
 from kernels.selection.checks import ignored_keys
 from kernels.selection.errors import InvalidInput
 from kernels.selection.packing import normalise_ranges
@@ -19,7 +21,6 @@ from kernels.selection.reference import (
     varlen_attention_oracle,
     varlen_attention_packed,
 )
-from selection_cases import DEVICE, assert_matches, randn, selection, spread_ranges
 
 SELECTIONS = [selection_attention_oracle, grouped_selection_attention_packed]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from selection_cases import DTYPES, FORMS, randn, record_parity, selection, triton_flags
+
 from kernels.selection import op
 from kernels.selection.dispatch import last_dispatch, selection_attention
 from kernels.selection.reference import (
@@ -12,7 +14,6 @@ from kernels.selection.reference import (
     grouped_selection_attention_packed,
     selection_attention_oracle,
 )
-from selection_cases import DTYPES, FORMS, randn, record_parity, selection, triton_flags
 
 LAUNCHERS = {"group": op.sel_attn_fwd_dense_group, "head": op.sel_attn_fwd_dense}
 

@@ -10,14 +10,6 @@ import os
 
 import pytest
 import torch
-from kernels.selection import op
-from kernels.selection.dispatch import last_dispatch, selection_attention
-from kernels.selection.reference import (
-    grouped_selection_attention_packed,
-    selection_attention_oracle,
-    varlen_attention_oracle,
-    varlen_attention_packed,
-)
 from selection_cases import (
     DEVICE,
     FORMS,
@@ -26,6 +18,15 @@ from selection_cases import (
     selection,
     spread_ranges,
     triton_flags,
+)
+
+from kernels.selection import op
+from kernels.selection.dispatch import last_dispatch, selection_attention
+from kernels.selection.reference import (
+    grouped_selection_attention_packed,
+    selection_attention_oracle,
+    varlen_attention_oracle,
+    varlen_attention_packed,
 )
 
 pytestmark = pytest.mark.skipif(

@@ -1,0 +1,195 @@
+"""The CSV contract and the decision rule."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kernels.bench import contract
+from kernels.bench.contract import (
+    CPU_INTERPRETER,
+    BenchWriter,
+    Cell,
+    ContractError,
+    cell_of,
+    columns,
+    read_table,
+    threshold,
+)
+
+ROOT = Path(contract.__file__).parents[2]
+
+
+@pytest.mark.parametrize("module", ["contract", "sel_threshold_from_csv"])
+def test_import_loads_neither_torch_nor_triton_nor_numpy(module):
+    code = f"import sys, kernels.bench.{module}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    loaded = {name.split(".")[0] for name in done.stdout.split()}
+    assert "kernels" in loaded
+    assert not loaded & {"torch", "triton", "numpy"}
+
+
+def test_documented_columns_come_first_and_in_order():
+    assert columns("dense")[:11] == tuple(
+        "mode,N,H,D,Dv,L,streams,tri_ms,ref_ms,speedup,mae".split(",")
+    )
+    assert columns("varlen")[:12] == tuple(
+        "mode,N,H,D,Dv,L,nspans,streams,tri_ms,ref_ms,speedup,mae".split(",")
+    )
+    with pytest.raises(ContractError, match="dense or varlen"):
+        columns("sparse")
+
+
+def row(mode="dense", **changes):
+    return dict.fromkeys(columns(mode), 1) | {"mode": mode} | changes
+
+
+class TestWriter:
+    def test_what_is_written_is_read_back(self, tmp_path):
+        path = tmp_path / "x.csv"
+        with BenchWriter(path, "dense") as writer:
+            writer.row(row(L=64, status='error: "a, b"', mae=1.25e-4))
+            writer.row(row(L=128))
+        table = read_table(path.read_text())
+        assert table.complete
+        assert [r["L"] for r in table.rows] == ["64", "128"]
+        assert table.rows[0]["status"] == 'error: "a, b"'
+        assert table.rows[0]["mae"] == "0.000125"
+        assert table.lines == (2, 3)
+
+    def test_a_crash_leaves_an_incomplete_file(self, tmp_path):
+        path = tmp_path / "x.csv"
+        with pytest.raises(KeyboardInterrupt), BenchWriter(path, "dense") as writer:
+            writer.row(row())
+            raise KeyboardInterrupt
+        table = read_table(path.read_text())
+        assert len(table.rows) == 1
+        assert not table.complete
+        assert "no end mark" in table.problem
+
+    def test_an_existing_file_is_left_alone(self, tmp_path):
+        path = tmp_path / "x.csv"
+        path.write_text("kept")
+        with pytest.raises(ContractError, match="never appended"), BenchWriter(path, "dense"):
+            pass
+        assert path.read_text() == "kept"
+
+    def test_rows_must_fit(self, tmp_path):
+        with BenchWriter(tmp_path / "x.csv", "dense") as writer:
+            with pytest.raises(ContractError, match=r"unknown \['nspans'\]"):
+                writer.row(row("varlen"))
+            with pytest.raises(ContractError, match=r"missing \['mae'\]"):
+                writer.row({k: v for k, v in row().items() if k != "mae"})
+
+
+class TestReader:
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("", "is empty"),
+            ("a,b,a\n", "duplicated column a"),
+            ("a,b\n1,2\na,b\n3,4\n#end,2\n", "line 3: a second header"),
+            ("a,b\n1,2\n#end,1\na,b\n", "line 4: data after the end mark"),
+            ("a,b\n1,2\n3\n#end,2\n", "line 3: 1 fields, the header names 2"),
+            ("a,b\n1,2,3\n#end,1\n", "line 2: 3 fields"),
+        ],
+    )
+    def test_broken(self, text, message):
+        with pytest.raises(ContractError, match=message):
+            read_table(text)
+
+    @pytest.mark.parametrize("end", ["", "#end,2\n", "#end\n"])
+    def test_incomplete(self, end):
+        table = read_table("a,b\n1,2\n" + end)
+        assert not table.complete
+        assert table.problem
+
+
+class TestCell:
+    ROW = {"mode": "dense", "N": "4", "L": "64", "speedup": "1.5", "mae": "1e-4", "device": "GPU"}
+
+    def test_lower_bound_decides_where_there_is_one(self):
+        assert cell_of(self.ROW, "x").speedup == 1.5
+        assert cell_of(self.ROW | {"speedup_lo": "1.1"}, "x").speedup == 1.1
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"mae": "nan"}, "line 7: mae is nan"),
+            ({"speedup": "inf"}, "speedup is inf"),
+            ({"speedup_lo": "nan"}, "speedup_lo is nan"),
+            ({"L": "64.5"}, "is not a number"),
+            ({"mae": ""}, "is not a number"),
+        ],
+    )
+    def test_numbers_must_be_finite(self, changes, message):
+        with pytest.raises(ContractError, match=message):
+            cell_of(self.ROW | changes, "line 7")
+
+    def test_missing_column_is_named(self):
+        with pytest.raises(ContractError, match="column mae is missing"):
+            cell_of({k: v for k, v in self.ROW.items() if k != "mae"}, "x")
+
+
+def cells(family, **speedups):
+    return [Cell(family, int(L[1:]), s, 1e-4, "GPU") for L, s in speedups.items()]
+
+
+class TestThreshold:
+    def test_smallest_length_from_which_on_everything_passes(self):
+        found = threshold(cells("dense", L64=1.1, L128=1.2, L256=1.5))
+        assert found.min_L == 128
+        assert found.setting(current=2048) == 128
+        assert "L=64: speedup 1.100" in found.obstacles[0]
+
+    def test_one_good_length_proves_nothing(self):
+        found = threshold(cells("dense", L64=9.0, L128=0.5, L256=1.1))
+        assert found.min_L is None
+        assert found.setting(current=64) == 2048
+        assert found.setting(current=4096) == 4096
+
+    def test_varlen_counts_whatever_its_streams(self):
+        dense = cells("dense few streams=1", L128=1.5, L256=1.5)
+        varlen = cells("varlen many streams=2", L128=0.04, L256=0.04)
+        found = threshold(dense + varlen)
+        assert found.min_L is None
+        assert found.families == ("dense few streams=1", "varlen many streams=2")
+
+    def test_wrong_result_is_not_admissible_however_fast(self):
+        fast = cells("dense", L64=3.0, L128=3.0)
+        for mae in (0.15, float("nan"), float("inf")):
+            wrong = [fast[0], replace(fast[1], mae=mae)]
+            assert threshold(wrong).min_L is None
+        assert threshold([replace(fast[0], mae=0.15), fast[1]]).min_L == 128
+
+    def test_interpreter_times_are_not_admissible(self):
+        found = threshold([replace(c, device=CPU_INTERPRETER) for c in cells("dense", L64=3.0)])
+        assert found.min_L is None
+        assert "interpreter" in found.obstacles[0]
+
+    def test_a_family_says_nothing_below_its_shortest_length(self):
+        found = threshold(cells("dense", L64=2.0, L128=2.0) + cells("varlen", L128=2.0))
+        assert found.min_L == 128
+        assert "nothing measured at L=64" in found.obstacles[0]
+
+    def test_a_larger_margin_never_lowers_the_threshold(self):
+        measured = cells("dense", L64=1.1, L128=1.3, L256=1.25, L512=2.0)
+        found = [threshold(measured, margin).min_L for margin in (1.0, 1.1, 1.2, 1.28, 1.5, 3.0)]
+        assert found == [64, 64, 128, 512, 512, None]
+
+    @pytest.mark.parametrize("margin", [0, -1, float("nan"), float("inf")])
+    def test_margin_must_be_positive(self, margin):
+        with pytest.raises(ContractError, match="positive"):
+            threshold(cells("dense", L64=2.0), margin)
+
+    def test_ambiguous_or_no_cells(self):
+        with pytest.raises(ContractError, match="measured twice"):
+            threshold(cells("dense", L64=2.0) * 2)
+        with pytest.raises(ContractError, match="no cells"):
+            threshold([])
