@@ -186,7 +186,7 @@ def _identity(
 def _log(workload: Workload, shape: Shape, flags: Flags, row: dict[str, object]) -> None:
     record: dict[str, object] = {
         "path": f"bench.{workload.level}",
-        "kernels": [row["kernel"]],
+        "kernels": [str(row["kernel"]).removeprefix(TRITON_PREFIX)],
         "reason": f"benchmark cell, dist {shape.dist}",
         "L": shape.L,
         "bucket": bucket_of(shape.L),
@@ -216,11 +216,11 @@ def _one_line(error: Exception) -> str:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)  # noqa: T201 - progress, followed live
+    print(line, flush=True)
 
 
 def _refuse(message: str) -> int:
-    print(f"bench_sel_triton: {message}", file=sys.stderr)  # noqa: T201
+    print(f"bench_sel_triton: {message}", file=sys.stderr)
     return 2
 
 

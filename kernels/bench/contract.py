@@ -13,10 +13,11 @@ import csv
 import io
 import math
 import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Callable, Iterable, Mapping, Sequence, TextIO
+from typing import TextIO
 
 CONTRACT_VERSION = 1
 
@@ -38,7 +39,7 @@ EXTRA_COLUMNS = (
     "max_err",  # kernel against the fp64 oracle, absolute
     "ref_mae",  # reference against the fp64 oracle
     "ref_max_err",
-    "ref_probe",  # "ok" when changing the first, a middle and the last key each changed the reference
+    "ref_probe",  # "ok": changing the first, a middle and the last key each changed ref's output
     "speedup_lo",  # bounds of the 95 % bootstrap interval of the speedup
     "speedup_hi",
     "iters",
@@ -52,7 +53,7 @@ TRITON_PREFIX = "triton."
 """What the name of every kernel of ours begins with; a fallback's does not."""
 
 END_MARK = "#end"
-"""First field of the last line; its second is the number of rows. A file without it is truncated."""
+"""First field of the last line, before the number of rows; a file without it is truncated."""
 
 MAX_MAE = 1e-3
 """Largest mean absolute error against the oracle (source playbook, Guardrails)."""
@@ -88,7 +89,7 @@ class BenchWriter:
 
     def __enter__(self) -> BenchWriter:
         try:
-            self._file = open(self._path, "x", newline="", encoding="utf-8")
+            self._file = self._path.open("x", newline="", encoding="utf-8")
         except FileExistsError:
             raise ContractError(
                 f"{self._path} exists already; results are never appended: name a new file"
@@ -172,7 +173,7 @@ def read_table(text: str, name: str = "CSV") -> Table:
                     f"{at}: {len(fields)} fields, the header names {len(header)}; truncated?"
                 )
             else:
-                rows.append(dict(zip(header, fields)))
+                rows.append(dict(zip(header, fields, strict=True)))
                 lines.append(reader.line_num)
     except csv.Error as error:
         raise ContractError(f"{name}, line {reader.line_num}: not a CSV: {error}") from None

@@ -214,11 +214,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.json:
             args.json.write_text(as_json(decision), encoding="utf-8")
     except OSError as error:
-        print(f"sel_threshold_from_csv: {error}", file=sys.stderr)  # noqa: T201
+        print(f"sel_threshold_from_csv: {error}", file=sys.stderr)
         return 2
-    print(_headline(decision).replace("`", ""))  # noqa: T201 - the answer
+    print(_headline(decision).replace("`", ""))
     for problem in decision.problems:
-        print(f"  {problem}")  # noqa: T201
+        print(f"  {problem}")
     return EXIT_UNDECIDED if decision.word == UNDECIDED else 0
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
 PROBE_CHANGE = 1e-3
@@ -45,19 +46,24 @@ def ignored_keys(
         K: `[keys, D]`, flattened.
         V: `[keys, Dv]`, flattened.
         places: name (`first`, `middle`, `last`) to `[N]` int64: the row of `K` that is this key of
-            each row, -1 for none. Two rows must not share a key.
+            each row, -1 for none. Two rows must not share a key. A row whose places are all the
+            same key has only that one.
 
     Returns:
         One entry `"<name> key"` or `"<name> value"` per change that some row did not notice.
     """
     before = attend(K, V)
+    # softmax over a single key is 1 whatever the key: only its value can be noticed
+    stacked = torch.stack(list(places.values()))
+    several = (stacked != stacked[0]).any(dim=0)
     ignored = []
     for name, place in places.items():
         rows = (place >= 0).nonzero()[:, 0]
         keys = place[rows]
         changed_k = K.clone()
         changed_k[keys] = 2 * Q[rows, 0]
-        if not _noticed(before[rows], attend(changed_k, V)[rows]):
+        choosy = rows[several[rows]]
+        if not _noticed(before[choosy], attend(changed_k, V)[choosy]):
             ignored.append(f"{name} key")
         changed_v = V.clone()
         # relative to the keys sharing the softmax: moves the mean by 16 at equal weights

@@ -13,6 +13,8 @@ DEFAULT_MIN_L = 2048
 """Threshold where nothing else is said; equals `configs/base.yaml: runtime.sel_triton_min_L`."""
 
 FORCE_PATHS = ("auto", "dense", "varlen")
+WARPS = (1, 2, 4, 8)
+STAGES = (1, 2, 3, 4, 5)
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"", "0", "false", "no", "off"})
@@ -30,6 +32,10 @@ class Flags:
     """`NSA_SEL_TRITON_GROUP`: all heads of a group in one tile, so K/V are read once."""
     double_buffer: bool = False
     """`NSA_SEL_TRITON_DB`: load the next K/V tile while this one is computed."""
+    num_warps: int | None = None
+    """`NSA_SEL_TRITON_WARPS`: warps a program, in place of the tuning table's."""
+    num_stages: int | None = None
+    """`NSA_SEL_TRITON_STAGES`: tiles in flight, in place of the table's and of `_DB`."""
     force_path: str = "auto"
     """`NSA_SEL_TRITON_FORCE_PATH`: `auto` reads ranges in place, the others pack first."""
     force_device: bool = False
@@ -65,6 +71,8 @@ class Flags:
             min_l=_length(env, "NSA_SEL_TRITON_MIN_L", cls.min_l),
             group=_boolean(env, "NSA_SEL_TRITON_GROUP", cls.group),
             double_buffer=_boolean(env, "NSA_SEL_TRITON_DB", cls.double_buffer),
+            num_warps=_optional(env, "NSA_SEL_TRITON_WARPS", WARPS),
+            num_stages=_optional(env, "NSA_SEL_TRITON_STAGES", STAGES),
             force_path=_choice(env, "NSA_SEL_TRITON_FORCE_PATH", FORCE_PATHS, cls.force_path),
             force_device=_boolean(env, "NSA_TRITON_SEL_FORCE", cls.force_device),
             allow_grad=_boolean(env, "NSA_SEL_TRITON_ALLOW_GRAD", cls.allow_grad),
@@ -96,6 +104,11 @@ def _length(env: Mapping[str, str], name: str, default: int) -> int:
     if not (text.strip().isascii() and text.strip().isdecimal()):
         raise FlagError(f"{name}={text!r}: expected a number of keys, 0 or more")
     return int(text)
+
+
+def _optional(env: Mapping[str, str], name: str, choices: tuple[int, ...]) -> int | None:
+    words = tuple(str(choice) for choice in choices)
+    return int(_choice(env, name, words, "")) if env.get(name) else None
 
 
 def _choice(env: Mapping[str, str], name: str, choices: tuple[str, ...], default: str) -> str:

@@ -10,6 +10,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -405,8 +406,13 @@ def _params(Q: Tensor, head_dim: int, flags: Flags) -> LaunchParams:
     capability = INTERPRETER
     if Q.is_cuda:
         capability = torch.cuda.get_device_capability(Q.device)
-    return launch_params(
+    params = launch_params(
         _tile(head_dim), Q.element_size(), capability, double_buffer=flags.double_buffer
+    )
+    return replace(
+        params,
+        num_warps=flags.num_warps or params.num_warps,
+        num_stages=flags.num_stages or params.num_stages,
     )
 
 

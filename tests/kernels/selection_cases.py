@@ -26,9 +26,13 @@ def randn(*shape, dtype=torch.float16):
 
 
 def triton_flags(**changes):
-    """Flags under which dispatch must choose Triton; debug flags come from the environment."""
-    flags = replace(Flags.from_env(), use_triton=True, min_l=0, force_device=True)
-    return replace(flags, **changes)
+    """Flags under which dispatch must choose Triton.
+
+    What does not choose the path comes from the environment: double buffering and diagnostics.
+    """
+    chosen = {"group": True, "force_path": "auto", "allow_grad": False, "require_align": False}
+    always = {"use_triton": True, "min_l": 0, "force_device": True}
+    return replace(Flags.from_env(), **(always | chosen | changes))
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,21 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from selection_cases import DEVICE, DEVICE_NAME
 
 from kernels.bench import bench_sel_triton, sel_threshold_from_csv, workloads
 from kernels.bench.contract import CPU_INTERPRETER, columns, read_table
 from kernels.bench.timing import PairedTimes, time_pair
-from selection_cases import DEVICE, DEVICE_NAME
 
 ROOT = Path(bench_sel_triton.__file__).parents[2]
 TINY = ("--N", "3", "--H", "2", "--D", "16", "--Dv", "24", "--iters", "2", "--warmup", "0")
+
+
+@pytest.fixture(autouse=True)
+def no_flags(monkeypatch):
+    """The caller's own NSA_* variables would choose other kernels."""
+    for name in [name for name in os.environ if name.startswith("NSA_")]:
+        monkeypatch.delenv(name)
 
 
 def start(*arguments, env=(), cwd=ROOT):
@@ -53,7 +60,7 @@ def test_command_line(how, tmp_path):
         assert row["L"] == length
         assert (row["mode"], row["dist"], row["status"]) == ("dense", "few", "ok")
         assert row["device"] == DEVICE_NAME
-        assert row["kernel"] == "dense_rows_fwd.group"
+        assert row["kernel"] == "triton.dense_rows_fwd.group"
         assert row["ref_probe"] == "ok"
         assert float(row["tri_ms"]) > 0
         assert float(row["ref_ms"]) > 0
@@ -83,18 +90,33 @@ def bench(path, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("--dist", "many"), ("varlen", "8", "kernel", "varlen_rows_fwd.group", "packed_sdpa")),
+        (
+            ("--dist", "many"),
+            ("varlen", "8", "kernel", "triton.varlen_rows_fwd.group", "packed_sdpa"),
+        ),
         (
             ("--dist", "mixed", "--streams", "2"),
-            ("varlen", "8", "kernel", "varlen_rows_fwd.group", "packed_sdpa.masked"),
+            ("varlen", "8", "kernel", "triton.varlen_rows_fwd.group", "packed_sdpa.masked"),
         ),
         (
             ("--dist", "many", "--decode"),
-            ("varlen", "8", "operator", "ranges_fwd.group", "grouped_selection_attention_packed"),
+            (
+                "varlen",
+                "8",
+                "operator",
+                "triton.ranges_fwd.group",
+                "grouped_selection_attention_packed",
+            ),
         ),
         (
             ("--dist", "mixed", "--level", "operator", "--streams", "3"),
-            ("varlen", "8", "operator", "ranges_fwd.group", "grouped_selection_attention_packed"),
+            (
+                "varlen",
+                "8",
+                "operator",
+                "triton.ranges_fwd.group",
+                "grouped_selection_attention_packed",
+            ),
         ),
     ],
     ids=lambda value: " ".join(value) if value[0].startswith("--") else "",
@@ -115,7 +137,7 @@ def test_flags_choose_the_kernel(tmp_path, monkeypatch):
     monkeypatch.setenv("NSA_DEBUG_SHAPES", "1")
     monkeypatch.setenv("NSA_DIAGNOSTICS", str(tmp_path / "lines.jsonl"))
     assert bench(tmp_path / "dense.csv", "--L_list", "5") == 0
-    assert rows_of(tmp_path / "dense.csv")[0]["kernel"] == "dense_rows_fwd.head"
+    assert rows_of(tmp_path / "dense.csv")[0]["kernel"] == "triton.dense_rows_fwd.head"
     line = json.loads((tmp_path / "lines.jsonl").read_text())
     assert line["kernels"] == ["dense_rows_fwd.head"]
     assert line["bucket"] == 8
@@ -217,7 +239,7 @@ class TestAttacks:
         (row,) = rows_of(tmp_path / "x.csv")
         assert row["status"].startswith("error: mean error of the kernel")
         assert row["speedup"] == "nan"
-        assert (row["ref_probe"], row["kernel"]) == ("ok", "dense_rows_fwd.group")
+        assert (row["ref_probe"], row["kernel"]) == ("ok", "triton.dense_rows_fwd.group")
 
     def test_fallback_in_place_of_a_kernel(self, tmp_path, monkeypatch):
         monkeypatch.setattr(
@@ -252,7 +274,7 @@ class TestTiming:
         assert min(times.triton) > max(times.reference)
 
     def test_interval(self):
-        rng = random.Random(1)
+        rng = random.Random(1)  # noqa: S311 - made-up times
         triton = tuple(rng.gauss(1, 0.05) for _ in range(50))
         reference = tuple(rng.gauss(2, 0.05) for _ in range(50))
         times = PairedTimes(triton, reference)
@@ -265,7 +287,7 @@ class TestTiming:
         assert PairedTimes((2.0,), (3.0,)).speedup_interval() == (1.5, 1.5)
 
 
-def csv_file(path, mode, speedups, **changes):
+def csv_file(path, mode, speedups, /, **changes):
     """A complete CSV as a GPU would give, with `changes` to the first row."""
     base = dict.fromkeys(columns(mode), "1") | {
         "mode": mode,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from selection_cases import DEVICE, assert_matches, selection, triton_flags
 
 from kernels.selection import dispatch, op
 from kernels.selection.diagnostics import bucket_of
@@ -21,7 +22,6 @@ from kernels.selection.reference import (
     selection_attention_oracle,
 )
 from kernels.selection.tuning import INTERPRETER, launch_params
-from selection_cases import DEVICE, assert_matches, selection, triton_flags
 
 SWITCHES = {
     "NSA_USE_TRITON_SEL": "use_triton",
@@ -47,7 +47,8 @@ def environ(monkeypatch):
     """Set exactly these NSA_* variables; all others are unset."""
 
     def set_only(**variables):
-        for name in (*SWITCHES, "NSA_SEL_TRITON_MIN_L", "NSA_SEL_TRITON_FORCE_PATH"):
+        others = ("MIN_L", "FORCE_PATH", "WARPS", "STAGES")
+        for name in (*SWITCHES, *(f"NSA_SEL_TRITON_{other}" for other in others)):
             monkeypatch.delenv(name, raising=False)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
@@ -71,6 +72,13 @@ class TestFlags:
             assert replace(flags, **{attribute: getattr(Flags(), attribute)}) == Flags()
         with pytest.raises(FlagError, match=f"{name}='maybe'"):
             Flags.from_env({name: "maybe"})
+
+    @pytest.mark.parametrize("name", ["NSA_SEL_TRITON_WARPS", "NSA_SEL_TRITON_STAGES"])
+    def test_launch_parameters(self, name):
+        assert Flags.from_env({name: ""}) == Flags()
+        assert Flags.from_env({name: "2"}) != Flags()
+        with pytest.raises(FlagError, match=f"{name}='7'"):
+            Flags.from_env({name: "7"})
 
     def test_threshold(self):
         assert Flags.from_env({"NSA_SEL_TRITON_MIN_L": "64"}).min_l == 64
@@ -276,20 +284,26 @@ class TestTuning:
                     tiles = params.num_stages * params.block_l * 2 * head_dim * size
                     assert tiles <= limit * 1024, (capability, head_dim, size)
 
-    def test_flag_reaches_the_launch(self, case, monkeypatch):
+    def test_flag_reaches_the_launch(self, case, environ, monkeypatch):
+        environ()
         seen = []
 
         class Spy:
             __name__ = "spy"
 
             def __getitem__(self, grid):
-                return lambda *args, **kwargs: seen.append(kwargs["num_stages"])
+                return lambda *args, **kwargs: seen.append(
+                    (kwargs["num_stages"], kwargs["num_warps"])
+                )
 
         monkeypatch.setattr(op.kernel, "ranges_fwd", Spy())
         for value in ("0", "1"):
             monkeypatch.setenv("NSA_SEL_TRITON_DB", value)
             op.selection_attention_triton(*case)
-        assert seen == [1, 2]
+        monkeypatch.setenv("NSA_SEL_TRITON_WARPS", "8")
+        monkeypatch.setenv("NSA_SEL_TRITON_STAGES", "3")
+        op.selection_attention_triton(*case)
+        assert seen == [(1, 4), (2, 4), (3, 8)]
 
 
 class TestDiagnostics:

@@ -197,7 +197,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("L", [3, 65, 1024])
+@pytest.mark.parametrize("L", [1, 3, 65, 1024])
 @pytest.mark.parametrize("attend", [dense_attention_oracle, dense_attention_packed])
 def test_probe_accepts_attention_over_all_keys(attend, L):
     Q, K, V = randn(4, 2, 32), randn(4, L, 32), randn(4, L, 32)
