@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from orchestrator import __version__
+from orchestrator.cli import completion as complete
 from orchestrator.errors import ExitCode, OrchestrateError
 
 RUNS_DIR = click.option(
@@ -20,7 +21,16 @@ RUNS_DIR = click.option(
     help="Where run directories lie.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
-RUN = click.argument("run", default="latest")
+RUN = click.argument("run", default="latest", shell_complete=complete.runs)
+PODS_FILE = click.option(
+    "--pods",
+    "pods_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Pods file; default: $ORCHESTRATE_PODS, ./pods.toml, or the user's configuration.",
+)
+ACCEPT_HOST_KEY = click.option(
+    "--accept-host-key", metavar="SHA256:...", help="Accept this unknown host key."
+)
 
 
 def main() -> NoReturn:
@@ -65,26 +75,34 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("playbook", required=False)
+@click.argument("playbook", required=False, shell_complete=complete.playbooks)
 @click.option("--phase", "phases", help="0-5, 2, or 1,2; default: all of the playbook.")
-@click.option("--pod", help="user@host:port; default: a private SSH server on this machine.")
+@click.option(
+    "--pod",
+    shell_complete=complete.pods,
+    help="Name in pods.toml, user@host:port, or an ssh command line; "
+    "default: a private SSH server on this machine.",
+)
+@PODS_FILE
 @click.option("--identity", type=click.Path(path_type=Path, dir_okay=False), help="Private key.")
 @click.option("--workdir", help="Repository on the pod (absolute).")
 @click.option("--python", help="Interpreter on the pod that makes the environment.")
-@click.option("--profile", help="Profile of the playbook.")
+@click.option("--profile", shell_complete=complete.profiles, help="Profile of the playbook.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set a variable.")
 @click.option("--repo", type=click.Path(path_type=Path), help="Repository to push.")
-@click.option("--accept-host-key", metavar="SHA256:...", help="Accept this unknown host key.")
+@ACCEPT_HOST_KEY
+@click.option("--from", "inherit_from", metavar="RUN", help="Run to take the other phases from.")
+@click.option("--pr", is_flag=True, help="Push the branch and open a pull request (gh).")
 @click.option("--dry-run", is_flag=True, help="Print the resolved commands; do nothing.")
 @RUNS_DIR
 @JSON
 def run(**options: Any) -> int:
-    r"""Run phases of PLAYBOOK (default: m4-02-selection).
+    """Run phases of PLAYBOOK (default: m4-02-selection).
 
     \b
     Exit code: 0 all PASS; 1 a gate FAIL; 2 usage; 3 infrastructure; 4 NOT_VERIFIED;
     5 INVALID evidence; 6 unreachable; 130 detached.
-    """
+    """  # noqa: D301 - click wants the backspace
     from orchestrator.cli.run import run_command
 
     return run_command(**options)
@@ -136,8 +154,12 @@ def logs(run: str, step: str | None, runs_dir: Path, as_json: bool) -> int:
 
 
 @cli.command()
-@click.argument("playbook", required=False)
-@click.option("--profile", help="Check for this profile only; default: every one.")
+@click.argument("playbook", required=False, shell_complete=complete.playbooks)
+@click.option(
+    "--profile",
+    shell_complete=complete.profiles,
+    help="Check for this profile only; default: every one.",
+)
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set a variable.")
 @JSON
 def validate(
@@ -155,4 +177,84 @@ def schema() -> int:
     from orchestrator.config.schema import render
 
     click.echo(render(), nl=False)
+    return 0
+
+
+@cli.group()
+def pods() -> None:
+    """Keep the pods you have in pods.toml."""
+
+
+@pods.command("list")
+@PODS_FILE
+@JSON
+def pods_list(pods_file: Path | None, as_json: bool) -> int:
+    """List the pods of pods.toml."""
+    from orchestrator.cli.pods import list_command
+
+    return list_command(pods_file, as_json=as_json)
+
+
+# The words of an ssh command line look like options: what is no option of ours belongs to it.
+@pods.command(
+    "add", context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]}
+)
+@click.argument("name")
+@click.argument("address", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option("--gpu", help="Expected GPU, matched within the device name.")
+@click.option("--workdir", help="Repository on the pod (absolute).")
+@click.option("--identity", metavar="FILE", help="Private key.")
+@click.option("--python", help="Interpreter on the pod that makes the environment.")
+@PODS_FILE
+def pods_add(
+    name: str,
+    address: tuple[str, ...],
+    gpu: str | None,
+    workdir: str | None,
+    identity: str | None,
+    python: str | None,
+    pods_file: Path | None,
+) -> int:
+    """Append NAME to pods.toml: user@host:port, or the ssh command line your cloud shows.
+
+    \b
+    orchestrate pods add gpu-a root@203.0.113.7:12181 --gpu "RTX 4090"
+    orchestrate pods add gpu-a ssh root@203.0.113.7 -p 12181 -i ~/.ssh/id_ed25519
+    """  # noqa: D301 - click wants the backspace
+    from orchestrator.cli.pods import add_command
+
+    return add_command(
+        name,
+        address,
+        pods_file,
+        identity=identity,
+        workdir=workdir,
+        python=python,
+        gpu=gpu,
+    )
+
+
+@pods.command("check")
+@click.argument("pod", required=False, shell_complete=complete.pods)
+@PODS_FILE
+@ACCEPT_HOST_KEY
+@JSON
+def pods_check(
+    pod: str | None, pods_file: Path | None, accept_host_key: str | None, as_json: bool
+) -> int:
+    """Connect to POD (a name or address; default: all of pods.toml) and say what it is.
+
+    Changes nothing on it. Exit code 3 where one cannot be reached or is not fit for a run.
+    """
+    from orchestrator.cli.pods import check_command
+
+    return check_command(pod, pods_file, accept_host_key, as_json=as_json)
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(complete.SHELLS))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> int:
+    """Print the completion script of SHELL."""
+    click.echo(complete.script(ctx, shell), nl=False)
     return 0

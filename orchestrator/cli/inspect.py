@@ -13,7 +13,7 @@ from orchestrator.cli.console import Console, Lines
 from orchestrator.cli.run import parse_settings
 from orchestrator.config.playbook import load_playbook
 from orchestrator.config.resources import find_playbook
-from orchestrator.engine.execute import conclude
+from orchestrator.engine.conclude import conclude
 from orchestrator.engine.judge import judge
 from orchestrator.errors import StoreError
 from orchestrator.models.run import Judgement

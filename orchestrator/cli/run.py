@@ -9,12 +9,13 @@ from pathlib import Path
 import click
 
 from orchestrator.cli.console import STYLES, Console
+from orchestrator.cli.hostkeys import confirmation
 from orchestrator.config.pods import state_dir
 from orchestrator.engine.execute import Finished, Ports, execute
 from orchestrator.engine.plan import CONDITIONS, actions
 from orchestrator.engine.prepare import Prepared, Request, prepare
 from orchestrator.errors import UsageError
-from orchestrator.transport.hostkeys import Confirm, HostKeyQuestion, HostKeys
+from orchestrator.transport.hostkeys import HostKeys
 
 
 def run_command(
@@ -22,6 +23,7 @@ def run_command(
     playbook: str | None,
     phases: str | None,
     pod: str | None,
+    pods_file: Path | None,
     identity: Path | None,
     workdir: str | None,
     python: str | None,
@@ -29,6 +31,8 @@ def run_command(
     settings: tuple[str, ...],
     repo: Path | None,
     accept_host_key: str | None,
+    inherit_from: str | None,
+    pr: bool,
     dry_run: bool,
     runs_dir: Path,
     as_json: bool,
@@ -38,21 +42,27 @@ def run_command(
         playbook=playbook,
         phases=phases,
         pod=pod,
+        pods_file=pods_file,
         identity_file=identity,
         workdir=workdir,
         python=python,
         profile=profile,
         overrides=parse_settings(settings),
         repo=repo,
+        runs_dir=runs_dir.absolute(),
+        inherit_from=inherit_from,
+        pr=pr,
         argv=["orchestrate", *sys.argv[1:]],
     )
     prepared = prepare(request)
+    for note in prepared.notes:
+        click.echo(f"note: {note}", err=True)
     if dry_run:
         return _print_plan(prepared, as_json=as_json)
-    host_keys = HostKeys(state_dir() / "known_hosts", _confirmation(accept_host_key))
+    host_keys = HostKeys(state_dir() / "known_hosts", confirmation(accept_host_key))
     with Console(to_stderr=as_json) as console:
         ports = Ports(host_keys, (console.event,), console.log, prepared.secrets)
-        finished = execute(prepared.plan, runs_dir.absolute(), prepared.diff, ports)
+        finished = execute(prepared, runs_dir.absolute(), ports)
     _print_end(console, finished)
     if as_json:
         click.echo(json.dumps(summary(finished)))
@@ -95,20 +105,6 @@ def summary(finished: Finished) -> dict[str, object]:
         "reasons": [reason.model_dump(mode="json") for reason in judgement.reasons],
         "report": str(finished.report),
     }
-
-
-def _confirmation(accepted: str | None) -> Confirm:
-    """Accept the fingerprint that was named; else ask, where there is someone to ask."""
-
-    def confirm(question: HostKeyQuestion) -> bool:
-        if accepted is not None:
-            return question.key.fingerprint == accepted
-        if not sys.stdin.isatty():
-            return False
-        click.echo(str(question), err=True)
-        return click.confirm("Is this the pod you rented?", default=False, err=True)
-
-    return confirm
 
 
 def _print_plan(prepared: Prepared, *, as_json: bool) -> int:

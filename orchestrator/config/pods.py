@@ -75,19 +75,34 @@ def parse_address(
             f"--pod {shown(text)} is no address",
             remedy="write user@host:port, for example --pod root@203.0.113.7:12181",
         )
-    host = match["host"] or match["v6"]
-    port = int(match["port"]) if match["port"] else None
+    return pod_at(
+        match["host"] or match["v6"],
+        port=int(match["port"]) if match["port"] else None,
+        user=match["user"],
+        identity_file=identity_file,
+        workdir=workdir,
+        written=text,
+    )
+
+
+def pod_at(
+    host: str,
+    *,
+    port: int | None,
+    user: str | None,
+    identity_file: Path | None,
+    workdir: str | None,
+    written: str,
+) -> Pod:
+    """The pod at an address, named after it.
+
+    Raises:
+        UsageError: a part of the address cannot be; shows what was `written`.
+    """
     name = re.sub(r"[^A-Za-z0-9._-]", "-", f"{host}-{port}" if port else host).strip("-")
     given = {"workdir": workdir} if workdir else {}
     try:
-        return Pod(
-            name=name,
-            host=host,
-            port=port,
-            user=match["user"],
-            identity_file=identity_file,
-            **given,
-        )
+        return Pod(name=name, host=host, port=port, user=user, identity_file=identity_file, **given)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UsageError(f"--pod {shown(text)}: {first['loc'][0]}: {first['msg']}") from None
+        raise UsageError(f"--pod {shown(written)}: {first['loc'][0]}: {first['msg']}") from None

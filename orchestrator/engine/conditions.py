@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from orchestrator.models.playbook import Phase, When
-from orchestrator.models.run import Judgement, PhaseJudgement
+from orchestrator.models.playbook import Phase, Step, When
+from orchestrator.models.run import Judgement, PhaseJudgement, RunPlan
 from orchestrator.models.verdict import Outcome, Verdict
 
 _MEASURING = (1, 2)
@@ -58,4 +58,22 @@ def _why_not_decided(so_far: Judgement) -> str | None:
         return "there is no decision to land"
     if decision.outcome is Outcome.UNDECIDED:
         return f"nothing may be landed: {decision.summary}"
+    return None
+
+
+def why_skip_step(step: Step, plan: RunPlan, so_far: Judgement) -> str | None:
+    """None when the step is to run; within a variant, nothing is measured on a red gate either."""
+    variant = next((v for v in plan.variants if step.id in v.step_ids), None)
+    if variant is None:
+        return None
+    if variant.changed_code and not (plan.inherits and plan.inherits.changed_files):
+        return "the code has not changed"
+    judged = {s.step: s for p in so_far.phases if p.id == variant.phase for s in p.steps}
+    for phase, steps in variant.steps.items():
+        if step.id in steps:
+            return None
+        red = next((s for s in steps if judged[s].verdict is not Verdict.PASS), None)
+        if red is not None:
+            verdict = judged[red].verdict.value
+            return f"{red} (phase {phase}) is {verdict}: nothing is measured on a red gate"
     return None

@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from orchestrator.engine.conditions import why_skip
+from orchestrator.engine.conclude import conclude
+from orchestrator.engine.conditions import why_skip, why_skip_step
+from orchestrator.engine.inherit import SOURCE
 from orchestrator.engine.judge import judge
-from orchestrator.errors import ConnectionLost, Detached, ExitCode, InfraError, OrchestrateError
+from orchestrator.engine.prepare import Prepared
+from orchestrator.errors import (
+    ConnectionLost,
+    ExitCode,
+    InfraError,
+    LandingError,
+    OrchestrateError,
+)
 from orchestrator.evidence import EvidenceError
-from orchestrator.evidence.facts import FACTS_SCRIPT, Facts, parse_device, parse_system
+from orchestrator.evidence.facts import FACTS_SCRIPT, DeviceFacts, Facts, parse_system
 from orchestrator.jobs.launcher import SshLauncher
 from orchestrator.models.command import Command, Secret
-from orchestrator.models.playbook import Phase, Step
+from orchestrator.models.playbook import JobStep, LandStep, Phase, Step, SyncStep
 from orchestrator.models.run import Judgement, RunPlan, StepResult
 from orchestrator.models.verdict import Reason, Verdict
-from orchestrator.reporting import render_report
 from orchestrator.steps.base import Attempt, Session, Stopwatch, result
 from orchestrator.steps.kinds import kind_of
 from orchestrator.store import runs
 from orchestrator.store.events import EventLog, Listener
-from orchestrator.store.files import atomic_write
 from orchestrator.store.paths import RunPaths
 from orchestrator.transport.connection import Connection
 from orchestrator.transport.embedded import embedded_pod
 from orchestrator.transport.hostkeys import HostKeys
-
-REPORT = "selection_report.md"
+from orchestrator.transport.sync import push
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,12 @@ class Run:
         assert self.session is not None, "connect comes first"  # noqa: S101
         return self.session
 
+    @property
+    def steps(self) -> list[tuple[Phase, Step]]:
+        """Every step of the phases asked for."""
+        phases = [p for p in self.plan.playbook.phases if p.id in self.plan.phases]
+        return [(phase, step) for phase in phases for step in phase.steps]
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -71,25 +81,27 @@ class Finished:
     error: OrchestrateError | None = None
 
 
-def execute(plan: RunPlan, runs_dir: Path, diff: bytes, ports: Ports) -> Finished:
+def execute(prepared: Prepared, runs_dir: Path, ports: Ports) -> Finished:
     """Run the plan to its end and judge what it left.
 
-    An InfraError ends the stages, not the judging: what was measured before it still counts for
+    An error of ours ends the stages, not the judging: what was measured before it still counts for
     what it is. KeyboardInterrupt passes through, after the report.
     """
-    paths = runs.create(runs_dir, plan, diff)
+    plan = prepared.plan
+    paths = runs.create(runs_dir, plan, prepared.diff, prepared.manifest)
     events = EventLog(paths.events, ports.listeners)
     events.append("run.created", run=plan.run_id, directory=str(paths.root), pod=plan.pod.name)
+    if plan.inherits is not None:
+        events.append("run.inherits", **plan.inherits.model_dump())
     error: OrchestrateError | None = None
     try:
         with ExitStack() as stack:
             run = Run(plan, paths, events, ports, stack)
             for stage in STAGES:
                 run = stage(run)
-    except (InfraError, Detached) as stopped:
+    except OrchestrateError as stopped:
         error = stopped
-        reason = Reason.UNREACHABLE if isinstance(stopped, ConnectionLost) else Reason.POD_ERROR
-        events.append("run.error", reason=reason.value, message=stopped.message)
+        events.append("run.error", reason=_reason(stopped).value, message=stopped.message)
     except (KeyboardInterrupt, SystemExit):
         events.append("run.error", reason=Reason.NOT_RUN.value, message="interrupted")
         conclude(paths, events)
@@ -100,22 +112,10 @@ def execute(plan: RunPlan, runs_dir: Path, diff: bytes, ports: Ports) -> Finishe
     return Finished(judgement, report, exit_code, error)
 
 
-def conclude(
-    paths: RunPaths, events: EventLog | None = None, *, template: Path | None = None
-) -> tuple[Judgement, Path]:
-    """Judge the run directory, write the judgement, render the report."""
-    judgement = judge(paths)
-    runs.write(paths.judgement, judgement)
-    for phase in judgement.phases:
-        for step in phase.steps:
-            attempt = paths.attempt(phase.id, step.step, step.attempt)
-            if attempt.root.is_dir():
-                runs.write(attempt.verdict, step)
-    report = render_report(paths, judgement, template)
-    atomic_write(paths.deliverable(REPORT), report.read_bytes())
-    if events is not None:
-        events.append("report.written", path=str(report))
-    return judgement, report
+def _reason(error: OrchestrateError) -> Reason:
+    if isinstance(error, LandingError):
+        return Reason.NOT_LANDED
+    return Reason.UNREACHABLE if isinstance(error, ConnectionLost) else Reason.POD_ERROR
 
 
 # --- stages ---------------------------------------------------------------------------------------
@@ -139,6 +139,8 @@ def connect(run: Run) -> Run:
         launcher=SshLauncher(connection, pod),
         events=run.events,
         on_log=run.ports.on_log,
+        conclude=lambda: conclude(run.paths),
+        pr=run.plan.pr,
         secrets=run.ports.secrets,
     )
     return replace(run, session=session)
@@ -162,12 +164,24 @@ def gather_facts(run: Run) -> Run:
     return run
 
 
+def sync_alone(run: Run) -> Run:
+    """Push when jobs are to run and no sync step is: what is measured must be what lies here."""
+    kinds = {type(step) for _, step in run.steps}
+    every = [step for phase in run.plan.playbook.phases for step in phase.steps]
+    declared = next((step for step in every if isinstance(step, SyncStep)), None)
+    if JobStep in kinds and SyncStep not in kinds and declared is not None:
+        session = run.connected
+        report = push(session.connection, Path(session.root), protect=declared.protect)
+        run.events.append("sync.done", **report.counts())
+    return run
+
+
 def execute_phases(run: Run) -> Run:
     """Phase by phase; a phase that does not run says why."""
     for phase in run.plan.playbook.phases:
         if phase.id not in run.plan.phases:
             continue
-        why = why_skip(phase, run.plan.phases, judge(run.paths))
+        why = why_skip(phase, run.plan.phases, judge(run.paths, ignoring={SOURCE}))
         if why is not None:
             run.events.append("phase.skipped", phase=phase.id, name=phase.name, why=why)
             continue
@@ -181,13 +195,16 @@ def execute_phases(run: Run) -> Run:
     return run
 
 
-STAGES = (connect, gather_facts, execute_phases)
+STAGES = (connect, gather_facts, sync_alone, execute_phases)
 """What happens on the way; judging and rendering follow whatever happens."""
 
 
 def _execute_step(run: Run, phase: Phase, step: Step) -> bool:
     """Run one step as a new attempt; False when the phase cannot go on."""
-    session = run.connected
+    why = why_skip_step(step, run.plan, judge(run.paths))
+    if why is not None:
+        run.events.append("step.skipped", phase=phase.id, step=step.id, why=why)
+        return True
     number = max(run.paths.attempts(phase.id, step.id), default=0) + 1
     attempt = Attempt(
         phase.id,
@@ -203,14 +220,15 @@ def _execute_step(run: Run, phase: Phase, step: Step) -> bool:
     attempt.paths.root.mkdir(parents=True)
     watch = Stopwatch()
     try:
-        outcome = kind_of(step).apply(step, session, attempt)
+        outcome = kind_of(step).apply(step, run.connected, attempt)
     except InfraError as error:
         outcome = result(attempt, watch, error=error.message)
         runs.write(attempt.paths.result, outcome)
         if isinstance(error, ConnectionLost):
             raise
         run.events.append("step.error", phase=phase.id, step=step.id, message=str(error))
-    _keep(run, attempt, outcome)
+    runs.write(attempt.paths.result, outcome)
+    _keep_device(run, outcome)
     judged = judge(run.paths)
     step_judged = next(
         s for p in judged.phases if p.id == phase.id for s in p.steps if s.step == step.id
@@ -219,21 +237,15 @@ def _execute_step(run: Run, phase: Phase, step: Step) -> bool:
         run.events.append(
             "gate", step=step.id, gate=gate.gate, verdict=gate.verdict.value, message=gate.message
         )
+    if isinstance(step, LandStep) and outcome.error is not None:
+        raise LandingError(outcome.error)
     return step_judged.verdict is not Verdict.INFRA
 
 
-def _keep(run: Run, attempt: Attempt, outcome: StepResult) -> None:
-    """Write the result, publish deliverables, add what was learned of the device."""
-    runs.write(attempt.paths.result, outcome)
-    for artifact in outcome.artifacts:
-        if artifact.path in run.plan.playbook.deliverables:
-            target = run.paths.deliverable(artifact.path)
-            temporary = target.with_name(f".{target.name}.new")
-            shutil.copyfile(attempt.paths.artifacts / artifact.path, temporary)
-            temporary.replace(target)
+def _keep_device(run: Run, outcome: StepResult) -> None:
+    """Add what a provision step learned of the device to the facts."""
     device = outcome.details.get("device")
     if isinstance(device, dict) and device:
         facts = runs.read(run.paths.facts, Facts)
-        runs.write(
-            run.paths.facts, facts.model_copy(update={"device": parse_device(json.dumps(device))})
-        )
+        update = {"device": DeviceFacts.model_validate(device)}
+        runs.write(run.paths.facts, facts.model_copy(update=update))

@@ -33,6 +33,7 @@ def expand(playbook: Playbook) -> tuple[Playbook, list[PlannedVariant]]:
                     title=variant.title,
                     phase=phase.id,
                     environment=dict(variant.environment),
+                    changed_code=variant.changed_code,
                     steps={number: [s.id for s in group] for number, group in groups.items()},
                 )
             )

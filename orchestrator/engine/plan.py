@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from orchestrator import __version__
 from orchestrator.config.playbook import LoadedPlaybook
+from orchestrator.engine.expand import expand
 from orchestrator.errors import UsageError
 from orchestrator.models.playbook import Phase, Step, When
 from orchestrator.models.pod import Pod
@@ -24,13 +25,15 @@ def make_plan(
     source: Source,
     phases: Sequence[int] | None,
     argv: Sequence[str],
+    *,
+    pr: bool = False,
 ) -> RunPlan:
     """Resolve a run; without `phases`, of all that the playbook has.
 
     Raises:
         UsageError: a phase that the playbook does not have.
     """
-    playbook = loaded.playbook
+    playbook, variants = expand(loaded.playbook)
     known = [phase.id for phase in playbook.phases]
     unknown = [number for number in phases or () if number not in known]
     if unknown:
@@ -57,6 +60,8 @@ def make_plan(
             dirty=source.dirty,
             fingerprint=source.fingerprint,
         ),
+        variants=variants,
+        pr=pr,
     )
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from orchestrator.config.phases import parse_phases
 from orchestrator.config.playbook import load_playbook
-from orchestrator.config.pods import EMBEDDED, embedded_pod, parse_address
+from orchestrator.config.pod_lookup import resolve_pod
+from orchestrator.config.pods import EMBEDDED, embedded_pod
 from orchestrator.config.resources import find_playbook
+from orchestrator.engine.inherit import inherit, refuse_foreign_changes
 from orchestrator.engine.plan import make_plan
 from orchestrator.errors import UsageError
 from orchestrator.models.command import Secret
@@ -26,12 +28,16 @@ class Request:
     playbook: str | None = None
     phases: str | None = None
     pod: str | None = None
+    pods_file: Path | None = None
     identity_file: Path | None = None
     workdir: str | None = None
     python: str | None = None
     profile: str | None = None
     overrides: Mapping[str, str] = field(default_factory=dict)
     repo: Path | None = None
+    runs_dir: Path = Path("runs")
+    inherit_from: str | None = None
+    pr: bool = False
     argv: Sequence[str] = ()
 
 
@@ -41,7 +47,10 @@ class Prepared:
 
     plan: RunPlan
     diff: bytes = field(repr=False)
+    manifest: Mapping[str, str] = field(repr=False)
     secrets: Mapping[str, Secret] = field(repr=False)
+    notes: Sequence[str] = ()
+    """what the user should hear before the run"""
 
 
 def prepare(request: Request) -> Prepared:
@@ -57,7 +66,8 @@ def prepare(request: Request) -> Prepared:
     root = _root(request.repo, path)
     # Twice: the pod's environment is named after the profile, and its paths go into the playbook.
     profile = load_playbook(path, **asked).profile  # type: ignore[arg-type]
-    pod = _pod(request, root, f"{path.stem}-{profile or 'default'}")
+    notes: list[str] = []
+    pod = _pod(request, root, f"{path.stem}-{profile or 'default'}", notes)
     builtins = {
         "pod.workdir": pod.workdir,
         "pod.venv": pod.venv_path,
@@ -65,17 +75,24 @@ def prepare(request: Request) -> Prepared:
     }
     loaded = load_playbook(path, **asked, builtins=builtins)  # type: ignore[arg-type]
     source = describe(root)
-    plan = make_plan(loaded, pod, source, phases, request.argv)
-    return Prepared(plan, source.diff, _secrets(plan))
+    plan = make_plan(loaded, pod, source, phases, request.argv, pr=request.pr)
+    inherited = inherit(plan, source.manifest, request.runs_dir, request.inherit_from)
+    plan = plan.model_copy(update={"inherits": inherited})
+    refuse_foreign_changes(plan)
+    return Prepared(plan, source.diff, source.manifest, _secrets(plan), notes)
 
 
-def _pod(request: Request, root: Path, environment: str) -> Pod:
+def _pod(request: Request, root: Path, environment: str, notes: list[str]) -> Pod:
     if request.pod in (None, EMBEDDED):
         pod = embedded_pod(root, environment)
     else:
         assert request.pod is not None  # noqa: S101 - for the type checker
-        pod = parse_address(
-            request.pod, identity_file=request.identity_file, workdir=request.workdir
+        pod = resolve_pod(
+            request.pod,
+            pods_file=request.pods_file,
+            identity_file=request.identity_file,
+            workdir=request.workdir,
+            on_note=notes.append,
         )
     return pod.model_copy(update={"python": request.python}) if request.python else pod
 

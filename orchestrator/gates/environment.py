@@ -83,7 +83,7 @@ def device_gate(resource: DeviceResource, pod: Pod, result: StepResult) -> GateR
                 "profile `cpu` runs without one.",
             )
         )
-    if pod.gpu and names and not any(_fits(pod.gpu, name) for name in names):
+    if pod.gpu and names and not any(pod.fits(name) for name in names):
         findings.append(
             Finding(
                 Verdict.INFRA,
@@ -96,5 +96,21 @@ def device_gate(resource: DeviceResource, pod: Pod, result: StepResult) -> GateR
     return conclude("device", findings, {"devices": list(names)}, f"torch sees {seen}.")
 
 
-def _fits(expected: str, name: str) -> bool:
-    return expected.lower().replace(" ", "") in name.lower().replace(" ", "")
+def landing_gate(result: StepResult) -> GateResult:
+    """The decision is where it takes effect: a commit on a branch of its own."""
+    branch, commit = result.details.get("branch"), result.details.get("commit")
+    if result.error is None and branch and commit:
+        return GateResult(
+            gate="landing",
+            verdict=Verdict.PASS,
+            message=f"Commit {str(commit)[:12]} on branch {branch}.",
+            measured=result.details,
+        )
+    return GateResult(
+        gate="landing",
+        verdict=Verdict.NOT_VERIFIED,
+        reason=Reason.NOT_LANDED,
+        message=f"The decision stands, but is not landed: {result.error or 'no commit was made'}.",
+        measured=result.details,
+        next_step="Put right what is in the way, then: orchestrate run --phase 5.",
+    )

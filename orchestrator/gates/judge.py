@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from orchestrator.gates.bench import bench_gate
+from orchestrator.gates.diagnostics import diagnostics_gate
 from orchestrator.gates.findings import missing
 from orchestrator.gates.junit import tests_gate
 from orchestrator.gates.parity import parity_gate
-from orchestrator.models.playbook import Gate, ParityGate, TestsGate
+from orchestrator.models.playbook import DiagnosticsGate, Gate, ParityGate, TestsGate
 from orchestrator.models.verdict import GateResult
 
 Read = Callable[[str], bytes | None]
@@ -24,4 +25,6 @@ def judge_gate(gate: Gate, read: Read) -> GateResult:
         return tests_gate(gate, data)
     if isinstance(gate, ParityGate):
         return parity_gate(gate, data)
+    if isinstance(gate, DiagnosticsGate):
+        return diagnostics_gate(gate, data)
     return bench_gate(gate, data)

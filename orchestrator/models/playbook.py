@@ -126,9 +126,7 @@ class DiagnosticsGate(Record):
     file: str
 
 
-Gate = Annotated[
-    TestsGate | ParityGate | BenchGate | DiagnosticsGate, Field(discriminator="gate")
-]
+Gate = Annotated[TestsGate | ParityGate | BenchGate | DiagnosticsGate, Field(discriminator="gate")]
 
 
 # --- resources: what provisioning brings about ----------------------------------------------------
@@ -283,6 +281,9 @@ class Variant(Record):
     id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,23}$")]
     title: str
     environment: Environment = Field(default_factory=dict, description="on top of each step's own")
+    changed_code: bool = Field(
+        default=False, description="only where the code differs from the run that is built upon"
+    )
 
 
 class Phase(Record):

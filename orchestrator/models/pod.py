@@ -51,6 +51,10 @@ class Pod(Record):
             raise ValueError(f"workdir must be an absolute path below /, got {value!r}")
         return value.rstrip("/")
 
+    def fits(self, device: str) -> bool:
+        """Whether a device so named is the expected GPU; any is, where none is expected."""
+        return _squeezed(self.gpu or "") in _squeezed(device)
+
     @property
     def venv_path(self) -> str:
         """Absolute path of the environment on the pod."""
@@ -66,3 +70,7 @@ class Pod(Record):
         """`user@host:port` for people."""
         user = f"{self.user}@" if self.user else ""
         return f"{user}{self.host}" + (f":{self.port}" if self.port else "")
+
+
+def _squeezed(name: str) -> str:
+    return name.lower().replace(" ", "")

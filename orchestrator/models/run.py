@@ -30,7 +30,10 @@ class PlannedVariant(Record):
     title: str
     phase: int
     environment: dict[str, str] = Field(default_factory=dict)
-    steps: dict[int, list[str]] = Field(description="phase repeated -> step ids, `<variant>.<step>`")
+    changed_code: bool = False
+    steps: dict[int, list[str]] = Field(
+        description="phase repeated -> step ids, `<variant>.<step>`"
+    )
 
     @property
     def step_ids(self) -> list[str]:
@@ -69,6 +72,7 @@ class RunPlan(Record):
     source: SourceRecord
     variants: list[PlannedVariant] = Field(default_factory=list)
     inherits: Inheritance | None = None
+    pr: bool = Field(default=False, description="open a pull request when landing")
 
 
 class JobState(str, Enum):
@@ -168,6 +172,9 @@ class PhaseJudgement(Record):
     verdict: Verdict | None = Field(description="None when skipped")
     skipped: str | None = Field(default=None, description="why it did not run")
     inherited: str | None = Field(default=None, description="run id that it was taken from")
+    superseded: str | None = Field(
+        default=None, description="variant whose evidence takes its place"
+    )
     steps: list[StepJudgement] = Field(default_factory=list)
 
 

@@ -15,7 +15,7 @@ from orchestrator.jobs.launcher import SshLauncher
 from orchestrator.models.command import Command, Secret
 from orchestrator.models.playbook import Playbook, StepBase
 from orchestrator.models.pod import Pod
-from orchestrator.models.run import JobOutcome, JobState, StepResult
+from orchestrator.models.run import JobOutcome, JobState, Judgement, StepResult
 from orchestrator.store.events import EventLog, now
 from orchestrator.store.paths import AttemptPaths, RunPaths
 from orchestrator.transport.connection import Connection
@@ -36,6 +36,9 @@ class Session:
     launcher: SshLauncher
     events: EventLog
     on_log: Callable[[bytes], None]
+    conclude: Callable[[], tuple[Judgement, Path]]
+    """Judges what there is so far and renders the report of it."""
+    pr: bool = False
     secrets: Mapping[str, Secret] = field(default_factory=dict)
 
 

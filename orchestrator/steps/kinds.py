@@ -8,6 +8,7 @@ from orchestrator.models.playbook import Step
 from orchestrator.steps.base import StepKind
 from orchestrator.steps.decide import Decide
 from orchestrator.steps.job import Job
+from orchestrator.steps.land import Land
 from orchestrator.steps.provision import Provision
 from orchestrator.steps.sync import Sync
 
@@ -16,6 +17,7 @@ _KINDS: dict[str, StepKind[Any]] = {
     "provision": Provision(),
     "job": Job(),
     "decide": Decide(),
+    "land": Land(),
 }
 
 

@@ -23,12 +23,6 @@ class Sync:
         """Push."""
         watch = Stopwatch()
         report = push(session.connection, Path(session.root), protect=step.protect)
-        details = {
-            "method": report.method,
-            "files": report.files,
-            "changed": report.changed,
-            "deleted": report.deleted,
-            "sent_bytes": report.sent_bytes,
-        }
+        details = dict(report.counts())
         session.events.append("sync.done", **details)
         return result(attempt, watch, details=details)

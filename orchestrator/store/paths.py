@@ -3,6 +3,7 @@
 runs/<run-id>/
     run.json                    the plan (models.run.RunPlan)
     events.jsonl                append-only
+    source.json                 path to checksum of every synced file
     source.diff                 uncommitted changes that were synced (0600, stays here)
     facts.json                  what the pod is
     judgement.json              what it amounts to; derived, may be rebuilt
@@ -64,6 +65,11 @@ class RunPaths:
     def events(self) -> Path:
         """Append-only event log."""
         return self.root / "events.jsonl"
+
+    @property
+    def source(self) -> Path:
+        """Path to checksum of every synced file."""
+        return self.root / "source.json"
 
     @property
     def diff(self) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import secrets
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TypeVar
@@ -23,7 +25,7 @@ def new_run_id() -> str:
     return f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
-def create(runs_dir: Path, plan: RunPlan, diff: bytes) -> RunPaths:
+def create(runs_dir: Path, plan: RunPlan, diff: bytes, manifest: Mapping[str, str]) -> RunPaths:
     """Make the directory of a new run and write its plan.
 
     Raises:
@@ -32,6 +34,7 @@ def create(runs_dir: Path, plan: RunPlan, diff: bytes) -> RunPaths:
     paths = RunPaths(runs_dir / plan.run_id)
     try:
         paths.root.mkdir(parents=True)
+        atomic_write(paths.source, json.dumps(dict(manifest), indent=0))
         if diff:
             atomic_write(paths.diff, diff, mode=0o600)
         write(paths.plan, plan)
@@ -119,6 +122,21 @@ def read_result(paths: RunPaths, phase: int, step: str) -> StepResult | None:
         if file.exists():
             return read(file, StepResult)
     return None
+
+
+def read_manifest(paths: RunPaths) -> dict[str, str]:
+    """Path to checksum of every file that was synced.
+
+    Raises:
+        StoreError: missing or damaged.
+    """
+    try:
+        manifest = json.loads(paths.source.read_bytes())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{paths.source} cannot be read: {error}") from None
+    if not isinstance(manifest, dict):
+        raise StoreError(f"{paths.source} is damaged")
+    return {str(path): str(checksum) for path, checksum in manifest.items()}
 
 
 def read_judgement(paths: RunPaths) -> Judgement | None:

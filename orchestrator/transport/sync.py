@@ -55,6 +55,16 @@ class SyncReport:
     """sent, being new or different"""
     seconds: float
 
+    def counts(self) -> dict[str, str | int]:
+        """Everything but the time, for records."""
+        return {
+            "method": self.method,
+            "files": self.files,
+            "changed": self.changed,
+            "deleted": self.deleted,
+            "sent_bytes": self.sent_bytes,
+        }
+
     @property
     def nothing_to_do(self) -> bool:
         """Whether the pod already had it all."""

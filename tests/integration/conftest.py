@@ -18,6 +18,7 @@ from orchestrator.models.pod import Pod
 from orchestrator.transport.connection import Connection
 from orchestrator.transport.embedded import embedded_pod
 from orchestrator.transport.hostkeys import HostKeys, known_as
+from tests.integration.lab import Lab
 
 _CONFIG = """\
 ListenAddress 127.0.0.1
@@ -151,3 +152,8 @@ def host_keys(tmp_path: Path) -> HostKeys:
 def connection(pod: Pod, host_keys: HostKeys) -> Iterator[Connection]:
     with Connection(pod, host_keys=host_keys) as opened:
         yield opened
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path)

@@ -3,101 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-HERE = Path(__file__).parent
-CHECKOUT = HERE.parents[1]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    stdout: str
-    stderr: str
-    runs_dir: Path
-
-    @property
-    def last(self) -> dict[str, Any]:
-        return json.loads(self.stdout.splitlines()[-1])
-
-    @property
-    def reasons(self) -> set[str]:
-        return {reason["reason"] for reason in self.last["reasons"]}
-
-    @property
-    def run(self) -> Path:
-        return self.runs_dir / self.last["run_id"]
-
-
-class Lab:
-    """A copy of the fixture repository with its own cache, temporary and state folders."""
-
-    def __init__(self, folder: Path) -> None:
-        self.repo = folder / "repo"
-        shutil.copytree(HERE / "fixture_repo", self.repo)
-        (self.repo / "kernels" / "bench").mkdir(parents=True)
-        shutil.copy(CHECKOUT / "kernels/bench/contract.py", self.repo / "kernels/bench")
-        subprocess.run(["git", "init", "-q", self.repo], check=True)
-        self.runs_dir = folder / "runs"
-        self.tmp = folder / "tmp"
-        self.tmp.mkdir()
-        self.env = {
-            **os.environ,
-            "ORCHESTRATE_CACHE": str(folder / "cache"),
-            "XDG_STATE_HOME": str(folder / "state"),
-            "TMPDIR": str(self.tmp),
-            "NO_COLOR": "1",
-        }
-
-    def argv(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "orchestrator", *arguments, "--runs-dir", str(self.runs_dir)]
-
-    def run(self, *arguments: str, **settings: object) -> Outcome:
-        sets = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
-        argv = self.argv("run", str(self.repo / "playbook.yaml"), "--json", *sets, *arguments)
-        done = subprocess.run(
-            argv,
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            stdin=subprocess.DEVNULL,
-        )
-        return Outcome(done.returncode, done.stdout, done.stderr, self.runs_dir)
-
-    def call(self, *arguments: str) -> Outcome:
-        done = subprocess.run(
-            self.argv(*arguments), env=self.env, capture_output=True, text=True, timeout=60
-        )
-        return Outcome(done.returncode, done.stdout, done.stderr, self.runs_dir)
-
-    def leftovers(self) -> list[str]:
-        """Temporary files, and processes of this lab, that outlived the command."""
-        marker = str(self.repo.parent).encode()
-        found = [str(path) for path in self.tmp.iterdir()]
-        for process in Path("/proc").iterdir():
-            try:
-                line = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
-            except OSError:
-                continue
-            if process.name.isdigit() and int(process.name) != os.getpid() and marker in line:
-                found.append(line.replace(b"\0", b" ").decode(errors="replace")[:200])
-        return found
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Lab:
-    return Lab(tmp_path)
+from tests.integration.lab import Lab
 
 
 def test_a_kernel_that_wins_is_enabled_from_the_smallest_length(lab: Lab) -> None:

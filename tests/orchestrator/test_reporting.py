@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from kernels.bench.contract import CPU_INTERPRETER
+from orchestrator.engine.expand import expand
 from orchestrator.errors import ConfigError, StoreError, UsageError
 from orchestrator.evidence.bench import parse_bench
 from orchestrator.evidence.facts import Device, DeviceFacts, Facts, GpuFacts, SystemFacts
@@ -30,6 +32,7 @@ from orchestrator.models.playbook import Playbook
 from orchestrator.models.pod import Pod
 from orchestrator.models.run import (
     Artifact,
+    Inheritance,
     JobOutcome,
     JobState,
     Judgement,
@@ -39,9 +42,18 @@ from orchestrator.models.run import (
     SourceRecord,
     StepJudgement,
     StepResult,
+    VariantJudgement,
 )
-from orchestrator.models.verdict import Obstacle, Reason, Verdict, worst
-from orchestrator.reporting import markdown, render_report
+from orchestrator.models.verdict import (
+    Decision,
+    GateResult,
+    Obstacle,
+    Outcome,
+    Reason,
+    Verdict,
+    worst,
+)
+from orchestrator.reporting import markdown, render_rationale, render_report
 from orchestrator.store import runs
 from orchestrator.store.events import EventLog
 from orchestrator.store.paths import RunPaths
@@ -126,18 +138,22 @@ PLAYBOOK = Playbook.model_validate(
 )
 
 
-def new_run(folder: Path, *, profile: str | None = "cpu") -> RunPaths:
+def new_run(
+    folder: Path, *, profile: str | None = "cpu", playbook: Playbook = PLAYBOOK, **more: object
+) -> RunPaths:
+    playbook, variants = expand(playbook)
     plan = RunPlan(
         run_id="20250102-030405-9f3a",
         created_at="2025-01-02T03:04:05.000+00:00",
         version="0.1.0",
         argv=["orchestrate", "run", "--phase", "0-5", "--set", "title=a b"],
-        playbook=PLAYBOOK,
+        playbook=playbook,
+        variants=variants,
         playbook_path="playbooks/m4-02-selection.yaml",
         playbook_sha256="ab" * 32,
         profile=profile,
         profile_description="Interpreter, small shapes." if profile else None,
-        phases=[0, 1, 2, 3],
+        phases=[phase.id for phase in playbook.phases],
         pod=Pod(
             name="gpu-a",
             host="192.0.2.7",
@@ -148,7 +164,7 @@ def new_run(folder: Path, *, profile: str | None = "cpu") -> RunPaths:
         ),
         source=SourceRecord(root="/src", sha="c0ffee" * 6, dirty=True, fingerprint="cd" * 32),
     )
-    return runs.create(folder, plan, b"")
+    return runs.create(folder, plan.model_copy(update=more), b"", {})
 
 
 class Run:
@@ -156,6 +172,7 @@ class Run:
 
     def __init__(self, paths: RunPaths) -> None:
         self.paths = paths
+        self.plan = runs.read_plan(paths)
         self.steps: dict[int, list[StepJudgement]] = {}
         self.rows = {}
 
@@ -189,7 +206,7 @@ class Run:
         )
         self.step(phase, step, job=ended, command=f"cd /root/nsa-vibe && python {step}.py")
         folder = self.paths.attempt(phase, step, 1).artifacts
-        planned = next(s for s in PLAYBOOK.phases[phase].steps if s.id == step)
+        planned = next(s for s in self.plan.playbook.phases[phase].steps if s.id == step)
 
         def read(name: str) -> bytes | None:
             return (folder / name).read_bytes() if (folder / name).exists() else None
@@ -211,12 +228,17 @@ class Run:
         folder.mkdir(parents=True)
         return folder / name
 
-    def bench(self, mode: str, make) -> None:
-        step, name = f"bench-{mode}", f"sel_{mode}.csv"
-        file = self.file(2, step, name)
+    def parity(self, make: bytes, phase: int = 1, step: str = "parity-dense") -> None:
+        self.file(phase, step, "parity.xml").write_bytes(make)
+        self.job(phase, step)
+
+    def bench(self, mode: str, make, phase: int = 2, variant: str = "") -> None:
+        step, name = f"{variant}bench-{mode}", f"sel_{mode}.csv"
+        file = self.file(phase, step, name)
         write_csv(file, mode, (make(mode, length) for length in LENGTHS))
-        self.rows[mode] = parse_bench(file.read_bytes(), name).rows
-        self.job(2, step)
+        if not variant:
+            self.rows[mode] = parse_bench(file.read_bytes(), name).rows
+        self.job(phase, step)
 
     def judgement(self) -> Judgement:
         gates = [gate for steps in self.steps.values() for step in steps for gate in step.gates]
@@ -232,7 +254,7 @@ class Run:
                 skipped=None if phase.id in self.steps else "there is no CUDA device",
                 steps=self.steps.get(phase.id, []),
             )
-            for phase in PLAYBOOK.phases
+            for phase in self.plan.playbook.phases
         ]
         return Judgement(
             run_id=self.paths.run_id,
@@ -382,7 +404,7 @@ def test_a_run_that_died_in_phase_0(tmp_path):
     text = rendered(Run(paths), judgement=judgement)
     assert text.startswith(f"# No decision {DASH} M4-02: Triton selection\n")
     assert "192.0.2.7 refused the connection." in text
-    assert "verdict **INFRA**, exit code 3" in text
+    assert "verdict **INFRA**, exit code 6" in text
     for empty in ("No test results.", "No measurements.", "No gate has judged anything."):
         assert empty in text
     assert "the run ended before it" in text
@@ -391,15 +413,55 @@ def test_a_run_that_died_in_phase_0(tmp_path):
     assert "run.error: reason=unreachable, message=refused" in text
 
 
-def test_a_run_that_was_asked_for_one_phase(tmp_path):
-    paths = new_run(tmp_path)
-    plan = runs.read_plan(paths).model_copy(update={"phases": [2]})
-    runs.write(paths.plan, plan)
-    judgement = bare(paths, Verdict.NOT_VERIFIED)
-    text = rendered(Run(paths), judgement=judgement)
-    assert "not asked for (--phase 2)" in text
-    assert "\n\nNo decision was asked for.\n" in text
+def asked(tmp_path: Path, *phases: int, verdict: Verdict = Verdict.PASS) -> str:
+    paths = new_run(tmp_path, phases=list(phases))
+    return rendered(Run(paths), judgement=bare(paths, verdict))
+
+
+def test_a_run_of_phase_0_alone(tmp_path):
+    text = asked(tmp_path, 0)
+    head = f"# Phase 0 only: PASS {DASH} M4-02: Triton selection\n\nAll gates passed."
+    assert text.startswith(f"{head} The decision is made in phase 2.\n")
+    assert "- Phases 1-3: not asked for (--phase 0)\n" in text
+    assert text.count("not asked for (") == 1
+    assert "o decision" not in text
+
+
+def test_a_run_of_some_phases_that_did_not_pass(tmp_path):
+    text = asked(tmp_path, 0, 1, verdict=Verdict.NOT_VERIFIED)
+    assert text.startswith(
+        f"# Phases 0-1 only: NOT_VERIFIED {DASH} M4-02: Triton selection\n\nWhat"
+    )
+
+
+def test_a_run_that_was_asked_to_decide_and_could_not(tmp_path):
+    text = asked(tmp_path, 2, verdict=Verdict.NOT_VERIFIED)
+    assert "- Phases 0-1,3: not asked for (--phase 2)" in text
+    assert text.startswith("# No decision")
+    assert "\n\nNo decision was made.\n" in text
     assert "clones the repository" not in text
+
+
+@pytest.mark.parametrize(
+    ("events", "code"),
+    [
+        ([], 4),
+        ([("run.error", {"reason": "pod-error"})], 3),
+        ([("run.error", {"reason": "unreachable"})], 6),
+        ([("run.error", {"reason": "not-run"})], 130),
+        ([("run.error", {"reason": "not-landed"})], 2),
+        ([("run.error", {"reason": ["?"]})], 3),
+        ([("run.error", {"reason": "pod-error"}), ("run.finished", {"exit_code": 130})], 130),
+        ([("run.error", {"reason": "pod-error"}), ("run.finished", {"exit_code": 77})], 3),
+        ([("run.finished", {"exit_code": 0})], 4),
+    ],
+)
+def test_the_exit_code_is_the_runs(tmp_path, events, code):
+    paths = new_run(tmp_path)
+    for name, data in events:
+        EventLog(paths.events).append(name, **data)
+    text = rendered(Run(paths), judgement=bare(paths, Verdict.NOT_VERIFIED))
+    assert f"exit code {code}," in text
 
 
 def test_damaged_evidence_is_said(tmp_path):
@@ -473,6 +535,359 @@ def test_text_of_the_pod_cannot_shape_the_report(tmp_path):
             assert line.endswith("|")
 
 
+# --- phases 3 to 5 --------------------------------------------------------------------------------
+
+
+def full_playbook() -> Playbook:
+    """The playbook with diagnostics, two variants and a landing."""
+    debug = {"gate": "diagnostics", "file": "diagnostics.jsonl"}
+    late = [
+        {
+            "id": 3,
+            "name": "diagnostics",
+            "title": "Diagnostics",
+            "steps": [
+                {"id": "debug", "action": "job", "command": ["debug"], "gates": [debug]},
+            ],
+        },
+        {
+            "id": 4,
+            "name": "fixes",
+            "title": "Targeted fixes",
+            "repeat": [1, 2],
+            "variants": [
+                {"id": "db", "title": "Double `buffer`", "environment": {"NSA_SEL_TRITON_DB": 1}},
+                {"id": "code", "title": "Changed code", "changed_code": True},
+            ],
+        },
+        {
+            "id": 5,
+            "name": "landing",
+            "title": "Landing",
+            "steps": [
+                {
+                    "id": "land",
+                    "action": "land",
+                    "config_file": "configs/base.yaml",
+                    "rationale_doc": "docs/why.md",
+                }
+            ],
+        },
+    ]
+    early = PLAYBOOK.model_dump(mode="json", exclude_unset=True)
+    return Playbook.model_validate({**early, "phases": early["phases"][:3] + late})
+
+
+DIFF = """--- a/configs/base.yaml
++++ b/configs/base.yaml
+@@ -1,2 +1,2 @@
+ runtime:
+-  sel_triton_min_L: 2048  # ``` high
++  sel_triton_min_L: 64  # ``` high
+"""
+
+
+def slow(mode: str, length: int) -> dict[str, object]:
+    return row(mode, length, speedup=0.5, speedup_lo=0.4, speedup_hi=0.6, ref_ms=0.05 * length / 64)
+
+
+def call(path: str, length: int, **more: object) -> bytes:
+    return json.dumps({"path": path, "kernels": [], "bucket": length, "L": length, **more}).encode()
+
+
+def repaired(tmp_path: Path, **landing: object) -> tuple[Run, Judgement]:
+    """Slow at first; variant `db` is fast, variant `code` did not run; landed."""
+    run = Run(new_run(tmp_path, playbook=full_playbook()))
+    passed = {**PARITY, "mae": "4e-4"}
+    run.parity(junit(case("a", passed), case("b", passed)))
+    for mode in ("dense", "varlen"):
+        run.bench(mode, slow)
+    torn = call("triton.ranges.head", 256, ms=1.5, mae=0.02) + b"\n" + b'{"path": "tri'
+    run.file(3, "debug", "diagnostics.jsonl").write_bytes(torn)
+    run.job(3, "debug")
+    run.parity(junit(case("a", PARITY), case("b", PARITY)), 4, "db.parity-dense")
+    for mode in ("dense", "varlen"):
+        run.bench(mode, row, 4, "db.")
+    for step in ("parity-dense", "bench-dense", "bench-varlen", "threshold"):
+        EventLog(run.paths.events).append("step.skipped", step=f"code.{step}", why="code is equal")
+    run.step(5, "land", action="land", **landing)
+    measured = {"outcome": "KEEP_OFF", "min_L": 2048}
+    kept = GateResult(gate="decision", verdict=Verdict.PASS, message="off.", measured=measured)
+    run.steps[2][-1].gates.append(kept)
+    judgement = run.judgement()
+    good = Decision(
+        outcome=Outcome.ENABLE,
+        min_L=64,
+        margin=1.2,
+        summary="ENABLE from L=64: fast.",
+        variant="db",
+        environment={"NSA_SEL_TRITON_DB": "1"},
+    )
+    variants = [
+        VariantJudgement(id="db", title="x", verdict=Verdict.PASS, decision=good),
+        VariantJudgement(id="code", title="y", verdict=Verdict.NOT_VERIFIED, decision=None),
+    ]
+    phases = [
+        phase.model_copy(update={"superseded": "db"}) if phase.id in (1, 2) else phase
+        for phase in judgement.phases
+    ]
+    update = {"decision": good, "variants": variants, "adopted": "db", "phases": phases}
+    return run, judgement.model_copy(update=update)
+
+
+LANDED = {
+    "branch": "m4-02/enable-64",
+    "commit": "c0ffee",
+    "pr_url": "https://example.com/pull/7",
+    "diff": DIFF,
+    "files": ["configs/base.yaml", "reports/a|b.csv"],
+    "notes": ["Opened with `gh`."],
+}
+
+
+def section(text: str, title: str) -> str:
+    (found,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    return found
+
+
+def test_before_and_after(tmp_path):
+    run, judgement = repaired(tmp_path)
+    shown = section(rendered(run, judgement=judgement), "Before and after")
+    assert "Before: phases 1 and 2 of this run.\nAdopted: `db`" in shown
+    assert "which needs `NSA_SEL_TRITON_DB=1`." in shown
+    tables = [line for line in shown.splitlines() if line.startswith("|")]
+    lines = [[cell.strip() for cell in line.split("|")] for line in tables]
+    assert ["before", "", DASH, "2 of 2", "4.0e-04", "PASS", "KEEP_OFF", "no"] in [
+        line[1:-1] for line in lines
+    ]
+    db = next(line for line in lines if "`db`" in line and "ENABLE(L>=64)" in line)
+    assert db[2:-1] == [
+        "Double `buffer`", "`NSA_SEL_TRITON_DB=1`", "2 of 2", "2.1e-04", "PASS", "ENABLE(L>=64)",
+        "**yes**",
+    ]  # fmt: skip
+    assert "did not run" in next(line for line in lines if "`code`" in line)
+    rows = [line for line in lines if line[1].startswith(("dense few", "varlen many"))]
+    assert [int(line[2]) for line in rows] == [*LENGTHS, *LENGTHS]
+    assert {tuple(line[3:7]) for line in rows} == {
+        ("0.50x [0.40, 0.60]", "2.0e-04", "1.50x [1.45, 1.55]", "2.0e-04")
+    }
+
+
+def test_a_cell_that_broke_before_or_after(tmp_path):
+    run, judgement = repaired(tmp_path)
+    broken = run.paths.attempt(4, "db.bench-dense", 1).artifacts / "sel_dense.csv"
+    broken.unlink()
+    write_csv(broken, "dense", [row("dense", 64, status="error: MLIR | assertion")])
+    text = rendered(run, judgement=judgement)
+    assert r"| error: MLIR \| assertion |" in re.sub(" +", " ", section(text, "Before and after"))
+    assert f"| {DASH} | {DASH} |" in re.sub(" +", " ", section(text, "Before and after"))
+    assert "- `db: sel_dense.csv, L=64`: error: MLIR" in text
+
+
+def test_base_sections_leave_variants_out(tmp_path):
+    run, judgement = repaired(tmp_path)
+    text = rendered(run, judgement=judgement)
+    assert section(text, "Parity").count("parity.xml") == 1
+    assert section(text, "Benchmarks").count("### ") == 2
+    assert "1.50x" not in section(text, "Benchmarks")
+    assert re.search(r"\| +1 \| Parity .*variant db takes its place", text)
+    assert "- Variant code: code is equal\n" in text
+    assert "code.parity-dense" not in section(text, "What did not run")
+
+
+def test_what_a_variant_has_repaired_calls_for_nothing(tmp_path):
+    run, judgement = repaired(tmp_path)
+    red = GateResult(
+        gate="x", verdict=Verdict.FAIL, reason=Reason.JOB_FAILED, message="m.", next_step="Fix it."
+    )
+    judgement.phases[1].steps[0].gates.append(red)
+    text = rendered(run, judgement=judgement)
+    assert "- Fix it." not in text
+    assert "| Fix it." in text
+    alone = [phase.model_copy(update={"superseded": None}) for phase in judgement.phases]
+    judgement = judgement.model_copy(update={"adopted": None, "phases": alone})
+    text = rendered(run, judgement=judgement)
+    assert "- Fix it." in text
+    assert "No variant was adopted." in text
+
+
+def test_diagnostics(tmp_path):
+    run, judgement = repaired(tmp_path)
+    shown = section(rendered(run, judgement=judgement), "Diagnostics")
+    assert (
+        "- **Large MAE at L >= 128** (step `debug`): L=256: 2.0e-02 (triton.ranges.head)." in shown
+    )
+    assert "Remedy: Verify two-pass FP32 LSE and scaling; check inv_sqrt_d use" in shown
+    assert "Confirm the group-centric path (NSA_SEL_TRITON_GROUP=1)" in shown
+    bucket = "| `debug` | 256 | `triton.ranges.head` | 1 | 1.50 | 2.0e-02 |"
+    assert bucket in re.sub(" +", " ", shown)
+    assert "ends in a line that was cut off" in shown
+
+
+def test_a_landing(tmp_path):
+    run, judgement = repaired(tmp_path, details=LANDED)
+    text = rendered(run, judgement=judgement)
+    shown = section(text, "Landing")
+    assert (
+        "Branch `m4-02/enable-64`, commit `c0ffee`, pull request <https://example.com/pull/7>."
+        in (shown)
+    )
+    assert "\n````diff\n" + DIFF + "````\n" in shown
+    assert "<code>reports/a&#124;b.csv</code>" in shown
+    assert "- Opened with `gh`." in shown
+    assert "- Review the pull request: <https://example.com/pull/7>." in text
+    assert "- Set `NSA_SEL_TRITON_DB=1` wherever the kernel runs" in text
+    titles = re.findall("^## (.*)$", text, re.MULTILINE)
+    assert titles[:2] == ["Summary", "Landing"]
+
+
+def test_a_landing_without_a_pull_request(tmp_path):
+    details = {**LANDED, "pr_url": None, "diff": "", "files": "x", "notes": None}
+    run, judgement = repaired(tmp_path, details=details)
+    text = rendered(run, judgement=judgement)
+    assert "commit `c0ffee`, no pull request." in text
+    assert "- Review branch `m4-02/enable-64` and merge it." in text
+    assert "- Config: `configs/base.yaml` has the value already." in text
+
+
+def test_a_landing_that_was_refused(tmp_path):
+    run, judgement = repaired(tmp_path, error="configs/base.yaml has uncommitted changes")
+    text = rendered(run, judgement=judgement)
+    assert "Not landed: configs/base.yaml has uncommitted changes" in section(text, "Landing")
+    assert "- Config: not changed: configs/base.yaml has" in text
+    assert "- Set `runtime.sel_triton_min_L` to 64 and open a pull request." in text
+
+
+@pytest.mark.parametrize(
+    "url", ["javascript:1", "https://x/<b>", "https://x y", "http://x", "https://a`b"]
+)
+def test_only_a_plain_address_is_a_link(url):
+    assert "<http" not in markdown.link(url)
+
+
+def test_the_short_summary(tmp_path):
+    run, judgement = repaired(tmp_path, details=LANDED)
+    shown = section(rendered(run, judgement=judgement), "Summary")
+    assert "- Parity: **2 passed, 0 failed, 0 skipped**; max MAE 4.0e-04 against the fp64" in shown
+    assert "With the adopted variant: **2 passed, 0 failed, 0 skipped**; max MAE 2.1e-04" in shown
+    assert (
+        "- Issues: no failed test, job or cell. Diagnostics show: Large MAE at L >= 128; " in shown
+    )
+    assert "- Config: `configs/base.yaml` changed on branch `m4-02/enable-64`" in shown
+
+
+def test_the_summary_names_the_first_issues(tmp_path):
+    run = Run(new_run(tmp_path))
+    run.parity(junit(*(case(f"t{n}", PARITY, failure("MLIR")) for n in range(5))))
+    shown = section(rendered(run), "Summary")
+    assert "- Issues: 5: `t0`: MLIR; `t1`: MLIR; `t2`: MLIR; and 2 more below." in shown
+    assert "- Config: not changed: nothing was decided." in shown
+
+
+def test_a_test_in_two_files_counts_once(tmp_path):
+    parity = PLAYBOOK.phases[1]
+    second = parity.steps[0].model_copy(update={"id": "parity-gpu"})
+    playbook = PLAYBOOK.model_copy(
+        update={
+            "phases": [
+                PLAYBOOK.phases[0],
+                parity.model_copy(update={"steps": [*parity.steps, second]}),
+                *PLAYBOOK.phases[2:],
+            ]
+        }
+    )
+    run = Run(new_run(tmp_path, playbook=playbook))
+    xml = (case("a", PARITY), case("b", PARITY), case("c", inner=skip("x")), case("d", PARITY))
+    run.parity(junit(*xml))
+    other = (
+        case("b", {**PARITY, "mae": "5e-4"}),
+        case("c", PARITY),
+        case("d", inner=failure("no")),
+    )
+    run.parity(junit(*other), step="parity-gpu")
+    shown = section(rendered(run), "Parity")
+    assert (
+        "**3 passed, 1 failed, 0 skipped** (distinct tests; 3 of them in more than one file); "
+        "max MAE 5.0e-04 against the fp64 oracle." in shown
+    )
+    rows = [re.findall(r"\d+(?= \|)", re.sub(" +", " ", r)) for r in shown.splitlines()]
+    assert [r[:3] for r in rows if len(r) >= 3] == [["3", "0", "1"], ["2", "1", "0"]]
+
+
+# --- inherited phases -----------------------------------------------------------------------------
+
+
+def inheriting(tmp_path: Path, source: Path, **more: object) -> Run:
+    inherits = Inheritance(run_id="20250101-000000-aaaa", path=str(source), phases=[0, 1], **more)
+    run = Run(new_run(tmp_path / "new", phases=[2], inherits=inherits))
+    for mode in ("dense", "varlen"):
+        run.bench(mode, row)
+    return run
+
+
+def inherited(run: Run) -> Judgement:
+    judgement = run.judgement()
+    update = {"verdict": Verdict.PASS, "inherited": "20250101-000000-aaaa"}
+    phases = [p.model_copy(update=update) if p.id < 2 else p for p in judgement.phases]
+    return judgement.model_copy(update={"phases": phases})
+
+
+def test_inherited_phases(tmp_path):
+    source = complete(tmp_path / "old", row, RTX_4090)
+    run = inheriting(tmp_path, source.paths.root)
+    text = rendered(run, judgement=inherited(run))
+    assert "Phases 0, 1 of run `20250101-000000-aaaa` were reused: playbook" in section(
+        text, "Inherited"
+    )
+    assert "**2 passed, 0 failed, 1 skipped**; max MAE 3.0e-04" in section(text, "Parity")
+    assert re.search(r"\| +1 \| Parity .*inherited from run 20250101-000000-aaaa", text)
+    assert "Phase 3: not asked for (--phase 2)" in section(text, "What did not run")
+    assert "2 min 30 s of work" in text
+    assert "torch 2.13.0+cpu" in text or "CUDA device            | not asked" in text
+
+
+def test_phases_that_cannot_be_inherited_any_more(tmp_path):
+    source = complete(tmp_path / "old", row, RTX_4090)
+    changed = [f"kernels/selection/k{n}.py" for n in range(22)]
+    run = inheriting(
+        tmp_path, source.paths.root, differences=["playbook", "source"], changed_files=changed
+    )
+    shown = section(rendered(run, judgement=inherited(run)), "Inherited")
+    assert "cannot be reused as evidence: not equal are playbook, source." in shown
+    assert "22 changed source files: `kernels/selection/k0.py`, " in shown
+    assert "`kernels/selection/k19.py` and 2 more." in shown
+
+
+def test_what_is_inherited_may_be_gone(tmp_path):
+    run = inheriting(tmp_path, tmp_path / "nowhere")
+    text = rendered(run, judgement=inherited(run))
+    assert "Phase 1 is inherited from run 20250101-000000-aaaa, which is unreadable" in text
+    assert "No test results." in text
+
+
+def test_a_run_that_inherits_from_itself(tmp_path):
+    run = inheriting(tmp_path, tmp_path / "new" / "20250102-030405-9f3a")
+    assert "inherits phase 1 from itself" in rendered(run, judgement=inherited(run))
+
+
+# --- the rationale --------------------------------------------------------------------------------
+
+
+def test_the_rationale_has_the_values_of_the_report(tmp_path):
+    (tmp_path / "rationale.md.j2").write_text(
+        "# {{ report.headline }}\n\n{{ report.summary.parity }}\n\n{{ report.why | prose }}\n"
+    )
+    run = complete(tmp_path / "runs")
+    text = render_rationale(run.paths, run.judgement(), templates=tmp_path)
+    assert text.startswith("# UNDECIDED\n\n**2 passed, 0 failed, 1 skipped**; max MAE 3.0e-04")
+
+
+def test_the_rationale_without_its_template(tmp_path):
+    run = complete(tmp_path / "runs")
+    with pytest.raises(UsageError, match=r"rationale\.md\.j2 is missing"):
+        render_rationale(run.paths, run.judgement(), templates=tmp_path)
+
+
 # --- templates ------------------------------------------------------------------------------------
 
 
@@ -494,6 +909,13 @@ def test_a_template_may_extend_the_shipped_one(tmp_path):
     assert "GATES" in text
     assert "## Provenance" in text
     assert "## Gates" not in text
+
+
+def test_a_template_that_extends_the_shipped_one_shows_phase_4_too(tmp_path):
+    mine = tmp_path / "mine.md.j2"
+    mine.write_text("{% extends 'selection_report.md.j2' %}{% block decision %}{% endblock %}")
+    run, judgement = repaired(tmp_path)
+    assert "1.50x [1.45, 1.55]" in rendered(run, judgement=judgement, template=mine)
 
 
 @pytest.mark.parametrize(
@@ -538,6 +960,12 @@ def test_a_missing_template(tmp_path):
         ("1. item", r"1\. item"),
         ("> quote", r"\> quote"),
         ("1.5 ms", "1.5 ms"),
+        ("3.11.7", "3.11.7"),
+        (-1.5, "-1.5"),
+        ("--csv x", "--csv x"),
+        ("- item", r"\- item"),
+        ("---", r"\---"),
+        ("#12", "#12"),
         ("two\nlines\u2028three", "two lines three"),
         ("http://evil www.evil.com", r"http\://evil www\.evil.com"),
         ("hi @team, root@host", "hi @<!-- -->team, root@host"),
@@ -550,6 +978,32 @@ def test_a_missing_template(tmp_path):
 def test_escape(text, shown):
     assert markdown.escape(text) == shown
     assert markdown.escape(markdown.escape(text)) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Run `orchestrate run` again", "Run `orchestrate run` again"),
+        ("`a|b` is *it*", r"<code>a&#124;b</code> is \*it\*"),
+        ("one ` alone", r"one \` alone"),
+        ("` ` two", r"\` \` two"),
+        ("`a` - b", "`a` - b"),
+        ("- `a`", r"\- `a`"),
+        (markdown.Markdown("**kept**"), "**kept**"),
+        (None, markdown.NOTHING),
+    ],
+)
+def test_prose(text, shown):
+    assert markdown.prose(text) == shown
+
+
+@given(st.text(alphabet=st.sampled_from("a1 .-#>*_`|~<>[]()!&\\:/@+=\n$")))
+def test_prose_shapes_nothing_but_code(text):
+    blocks = MARKDOWN.parse(markdown.prose(text))
+    assert [block.type for block in blocks] in (["paragraph_open", "inline", "paragraph_close"], [])
+    for part in blocks[1].children if blocks else ():
+        assert part.type in ("text", "text_special", "code_inline", "html_inline")
+        assert part.type != "html_inline" or part.content in ("<!-- -->", "<code>", "</code>")
 
 
 @pytest.mark.parametrize(

@@ -108,4 +108,4 @@ def test_a_run_directory_is_never_used_twice(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     plan = type("Plan", (), {"run_id": "taken"})()
     with pytest.raises(StoreError, match="cannot create the run directory"):
-        runs.create(tmp_path, plan, b"")
+        runs.create(tmp_path, plan, b"", {})

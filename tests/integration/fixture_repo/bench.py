@@ -7,6 +7,8 @@ from pathlib import Path
 from kernels.bench.contract import CONTRACT_VERSION, BenchWriter
 
 mode, kind, lengths, device, target = sys.argv[1:]
+if mode == "repairable":
+    mode = "wins" if os.environ.get("FIX") or os.path.exists("kernels/fixed") else "loses"
 with BenchWriter(Path(target), kind) as csv:
     for length in map(int, lengths.split(",")):
         speedup = {"loses": 0.5, "wins-late": 2.0 if length >= 128 else 0.9}.get(mode, 2.0)
@@ -24,3 +26,16 @@ with BenchWriter(Path(target), kind) as csv:
         }  # fmt: skip
         csv.row({name: row[name] for name in csv.columns})
         print(f"L={length}", flush=True)
+
+path = Path(target)
+text = path.read_text()
+if mode == "missing-column":
+    rows = [line.split(",") for line in text.splitlines()]
+    gone = rows[0].index("mae")
+    path.write_text("\n".join(",".join(f for i, f in enumerate(r) if i != gone) for r in rows))
+elif mode == "twice":
+    path.write_text(text + text)
+elif mode == "nan":
+    path.write_text(text.replace(",0.0001,", ",nan,"))
+elif mode == "truncated":
+    path.write_text("\n".join(text.splitlines()[:-2]) + "\n")

@@ -1,9 +1,12 @@
 """parity.py MODE SECONDS FILE: stands in for pytest; writes the JUnit file that MODE asks for."""
 
+import os
 import sys
 import time
 
 mode, seconds, target = sys.argv[1], float(sys.argv[2]), sys.argv[3]
+if mode == "repairable":
+    mode = "good" if os.environ.get("FIX") or os.path.exists("kernels/fixed") else "broken"
 MAE = {"broken": "0.15"}.get(mode, "0.0001")
 PATHS = ["triton.dense.group", "packed_sdpa" if mode == "fallback" else "triton.varlen.group"]
 
