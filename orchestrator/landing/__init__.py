@@ -1,20 +1,5 @@
-"""Landing a decision: one scalar of a YAML file, one branch, one pull request.
+"""Landing a decision: one number of a YAML file, one branch, one pull request.
 
-The user's checkout is read and never written: commits are made in a temporary worktree.
+The user's checkout is read and never written: commits are made in a temporary worktree. Import the
+module you need; `land.land` is the way in.
 """
-
-from orchestrator.landing.config_edit import Edit, propose, read_value, set_value
-from orchestrator.landing.land import land, plan
-from orchestrator.landing.request import Landed, LandRequest, Plan
-
-__all__ = [
-    "Edit",
-    "LandRequest",
-    "Landed",
-    "Plan",
-    "land",
-    "plan",
-    "propose",
-    "read_value",
-    "set_value",
-]

@@ -23,7 +23,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.store.files import atomic_write
 
 # What every YAML reader takes for the same number: 010 is ten to some and eight to others.
-_INTEGER = r"[-+]?(?:0|[1-9][0-9]*(?:_[0-9]+)*|0x[0-9a-fA-F]+)"
+_INTEGER = r"[-+]?(?:0|[1-9](?:_?[0-9]){0,17}|0x[0-9a-fA-F]{1,15})"
 _WRITTEN = re.compile(rf"(?P<quote>[\"']?)(?P<number>{_INTEGER})(?P=quote)")
 _BOM = "\ufeff"
 

@@ -123,6 +123,7 @@ def test_no_calls(data):
         ({**BENCHED, "ms": "1"}, "column ms"),
         ({**BENCHED, "mae": -1e-9}, "column mae"),
         ({**BENCHED, "mae": 10**400}, "column mae"),
+        ({**BENCHED, "ms": 1e200}, "too large"),
         ({**BENCHED, "max_err": True}, "column max_err"),
     ],
 )
