@@ -119,6 +119,19 @@ def _created(console: Console, data: Mapping[str, object]) -> None:
     console.say(f"run {data['run']} on {data['pod']}, in {data['directory']}", "bold")
 
 
+def _inherits(console: Console, data: Mapping[str, object]) -> None:
+    phases = data["phases"] if isinstance(data["phases"], list) else []
+    taken = f"phases {', '.join(map(str, phases))} from run {data['run_id']}"
+    differences = data["differences"] if isinstance(data["differences"], list) else []
+    if not differences:
+        console.say(f"inherits {taken}: the newest with equal playbook, pod and source")
+        return
+    files = data["changed_files"] if isinstance(data["changed_files"], list) else []
+    console.say(f"inherits {taken}, but these differ: {', '.join(map(str, differences))}", "yellow")
+    for file in files[:10]:
+        console.say(f"changed since: {file}", indent=2)
+
+
 def _connecting(console: Console, data: Mapping[str, object]) -> None:
     console.say(f"pod      {data['address']}")
     console._working(f"connecting to {data['address']}")
@@ -183,6 +196,7 @@ def _error(console: Console, data: Mapping[str, object]) -> None:
 
 _SHOWN: dict[str, Callable[[Console, Mapping[str, object]], None]] = {
     "run.created": _created,
+    "run.inherits": _inherits,
     "connecting": _connecting,
     "facts": _facts,
     "phase.started": _phase,

@@ -148,7 +148,8 @@ class _Judge:
         elif found.verdict is None:
             return found.model_copy(update={"inherited": source.run_id})
         else:
-            differences = [d for d in source.differences if d not in self._ignoring]
+            ignoring = {*self._ignoring, *(self._tolerated(phase))}
+            differences = [d for d in source.differences if d not in ignoring]
             if not differences:
                 self._inherit_decision(phase)
                 return found.model_copy(
@@ -164,6 +165,17 @@ class _Judge:
             gates=[gate],
         )
         return PhaseJudgement(**head, verdict=gate.verdict, inherited=source.run_id, steps=[step])
+
+    def _tolerated(self, phase: Phase) -> set[str]:
+        """A fix changes the source within `allow_paths`; what it does not repeat still holds."""
+        fixes = any(
+            isinstance(step, SyncStep) and step.allow_paths
+            for other in self._plan.playbook.phases
+            if other.id in self._plan.phases
+            for step in other.steps
+        )
+        repeated = {number for variant in self._plan.variants for number in variant.steps}
+        return {SOURCE} if fixes and phase.id not in repeated else set()
 
     def _inherit_decision(self, phase: Phase) -> None:
         """A decision comes with the phase that made it, and with the one that improved on it."""

@@ -21,6 +21,8 @@ MAX_KERNELS = 32
 _BENCH_PREFIX = "bench."
 _HEAD, _GROUP = ".head", ".group"
 _LONGEST = 2**53
+_LARGEST = 1e100
+"""Of a time or an error; sums of a few larger ones would be infinite."""
 
 
 @dataclass(frozen=True)
@@ -225,10 +227,9 @@ class _Line:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
             self._bad("not a number from 0 on", column)
-        try:
-            return float(value)
-        except OverflowError:
-            self._bad("not a number from 0 on", column)
+        if _LARGEST < value < math.inf:
+            self._bad("too large a number", column)
+        return float(value)
 
     def _finite(self, record: dict[str, Any], column: str) -> float | None:
         value = self._number(record, column)

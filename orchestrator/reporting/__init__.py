@@ -1,5 +1,5 @@
 """The report: a run directory, read into plain values and rendered with a template."""
 
-from orchestrator.reporting.render import REPORT, render_report
+from orchestrator.reporting.render import REPORT, render_rationale, render_report
 
-__all__ = ["REPORT", "render_report"]
+__all__ = ["REPORT", "render_rationale", "render_report"]

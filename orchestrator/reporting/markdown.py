@@ -20,6 +20,9 @@ _TERMINAL = re.compile(
     r"|\x1b[PX^_][^\x1b]*(?:\x1b\\)?"  # DCS, SOS, PM, APC
     r"|\x1b[ -/]*[0-~]?"
 )
+_SPAN = re.compile(r"`([^`]*[^`\s][^`]*)`")
+_ITEM = re.compile(r"^(\d+)([.)])(?=\s|$)")
+_MARKER = re.compile(r"^(?=#{1,6}(?:\s|$)|>|[-+](?:\s|$)|[-= ]+$)")
 _INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn")
 
 
@@ -48,22 +51,37 @@ def escape(value: object) -> Markdown:
         return value
     if value is None:
         return Markdown(NOTHING)
+    return Markdown(_opening(_inline(_clipped(value))))
+
+
+def prose(value: object) -> Markdown:
+    """A sentence of ours, in which a word of the pod may stand: only its `code spans` are kept."""
+    if value is None or isinstance(value, Markdown):
+        return escape(value)
+    parts = _SPAN.split(_clipped(value))
+    shown = [code(part) if n % 2 else _inline(part) for n, part in enumerate(parts)]
+    return Markdown(_opening("".join(shown)) if parts[0] else "".join(shown))
+
+
+def _clipped(value: object) -> str:
     text = plain(str(value))
-    if len(text) > MAX_TEXT:
-        text = text[: MAX_TEXT - 1] + "…"
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
+
+
+def _inline(text: str) -> str:
+    """Escape what means something anywhere in a line."""
     text = text.replace("&", "&amp;").replace("<", "&lt;")
     text = text.replace("$", "&#36;")
     text = re.sub(r"([\\`*\[\]|~])", r"\\\1", text)
     text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
     text = text.replace("://", r"\://")  # or GitHub makes a link of it
     text = re.sub(r"\bwww\.", r"www\\.", text, flags=re.IGNORECASE)
-    text = re.sub(r"(?<!\w)@(?=\w)", "@<!-- -->", text)  # or GitHub tells a stranger
-    # What would begin a heading, a quote, a list or a rule.
-    return Markdown(re.sub(r"^(\d+(?=[.)](?:\s|$)))?([#>=+.)-])", _unmark, text))
+    return re.sub(r"(?<!\w)@(?=\w)", "@<!-- -->", text)  # or GitHub tells a stranger
 
 
-def _unmark(found: re.Match[str]) -> str:
-    return f"{found[1] or ''}\\{found[2]}"
+def _opening(text: str) -> str:
+    """Escape what would begin a heading, a quote, a list or a rule."""
+    return _MARKER.sub(r"\\", _ITEM.sub(r"\1\\\2", text))
 
 
 def code(value: object) -> Markdown:
@@ -81,6 +99,12 @@ def code(value: object) -> Markdown:
 def codes(values: Iterable[object]) -> Markdown:
     """Values as code spans, with commas between."""
     return Markdown(", ".join(code(value) for value in values) or NOTHING)
+
+
+def link(url: str) -> Markdown:
+    """An address as a link where it is a plain one; else as text."""
+    plain = url.startswith("https://") and url.isascii() and not set(url) & set("<>\\`|\"' \t\n")
+    return Markdown(f"<{url}>") if plain else code(url)
 
 
 def block(value: str, language: str = "") -> Markdown:

@@ -12,6 +12,7 @@ from jinja2 import (
     StrictUndefined,
     Template,
     TemplateError,
+    TemplateNotFound,
     TemplateSyntaxError,
     Undefined,
 )
@@ -28,6 +29,7 @@ from orchestrator.store.paths import RunPaths
 
 REPORT = "selection_report.md"
 TEMPLATE = "selection_report.md.j2"
+RATIONALE = "rationale.md.j2"
 
 _DATA = (str, int, float, dict, list, tuple, set)
 
@@ -67,35 +69,62 @@ def render_report(
     return paths.report / REPORT
 
 
-def render(report: Report, template: Path | None = None, *, templates: Path) -> str:
-    """The report as Markdown.
+def render_rationale(
+    paths: RunPaths, judgement: Judgement, *, templates: Path | None = None
+) -> str:
+    """The document that says why the kernel stays off, from the values that the report has.
+
+    Raises:
+        StoreError: `run.json` is missing or damaged.
+        UsageError: its template is missing or broken.
+    """
+    folder = templates or resource("reports", "templates")
+    return render(build(paths, judgement), templates=folder, name=RATIONALE)
+
+
+def render(
+    report: Report, template: Path | None = None, *, templates: Path, name: str = TEMPLATE
+) -> str:
+    """A template filled in: the user's `template`, or the one called `name` that ships.
 
     Raises:
         UsageError: the template cannot be read or used.
     """
     shipped = FileSystemLoader(templates)
-    if template is None:
-        name, loader = TEMPLATE, ChoiceLoader([shipped])
-    else:
+    loader = ChoiceLoader([shipped])
+    if template is not None:
         name = f"user/{template.name}"
         loader = ChoiceLoader([DictLoader({name: _source(template)}), shipped])
-    shown = str(template or templates / TEMPLATE)
+    shown = str(template or templates / name)
     environment = _environment(loader)
     try:
-        text = environment.get_template(name).render(report=report)
-    except TemplateSyntaxError as error:
-        where = shown if error.name == name else f"{templates / str(error.name)}"
-        raise ConfigError(
-            error.message or "syntax error", where=f"{where}:{error.lineno}:1"
+        loaded = environment.get_template(name)
+    except TemplateNotFound:
+        raise UsageError(
+            f"the template {shown} is missing",
+            remedy="install orchestrate again, or run it from a complete checkout",
         ) from None
+    except TemplateSyntaxError as error:
+        raise _syntax_error(error, templates, name, shown) from None
+    try:
+        text = loaded.render(report=report)
+    except TemplateSyntaxError as error:
+        raise _syntax_error(error, templates, name, shown) from None  # in one that it extends
     except (TemplateError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        line = _line(environment.get_template(name), error)
+        line = _line(loaded, error)
         raise ConfigError(
             f"the template cannot be rendered: {error}",
             where=f"{shown}:{line}:1",
             remedy="its values are those of orchestrator.reporting.views.Report",
         ) from None
     return markdown.tidy(text)
+
+
+def _syntax_error(
+    error: TemplateSyntaxError, templates: Path, name: str, shown: str
+) -> ConfigError:
+    where = shown if error.name == name else str(templates / str(error.name))
+    return ConfigError(error.message or "syntax error", where=f"{where}:{error.lineno}:1")
 
 
 def _source(template: Path) -> str:
@@ -130,6 +159,8 @@ def _environment(loader: ChoiceLoader) -> _Sandbox:
     environment.filters.update(
         escape=markdown.escape,
         e=markdown.escape,
+        prose=markdown.prose,
+        link=markdown.link,
         safe=markdown.Markdown,
         code=markdown.code,
         codes=markdown.codes,

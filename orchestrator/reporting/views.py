@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.evidence.facts import Facts
-from orchestrator.models.run import ResourceOutcome
-from orchestrator.models.verdict import Decision, GateResult, Obstacle
-from orchestrator.reporting.artifacts import BenchFamily, TestFile
+from orchestrator.models.run import Inheritance, ResourceOutcome
+from orchestrator.models.verdict import Decision, GateResult, Obstacle, Verdict
+from orchestrator.reporting.records import BenchFamily, DiagnosticsFile, TestFile, Totals
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,99 @@ class Provenance:
 
 
 @dataclass(frozen=True)
+class Summary:
+    """The source document's short summary, each a sentence in Markdown."""
+
+    parity: str
+    issues: str
+    config: str
+
+
+@dataclass(frozen=True)
+class Symptom:
+    """One of the source document's common issues, as the diagnostics show it."""
+
+    step: str
+    symptom: str
+    where: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measured cell, before or after."""
+
+    speedup: float | None
+    low: float | None
+    high: float | None
+    mae: float | None
+    status: str | None
+    """What became of a cell that did not run; None for one that did."""
+
+
+@dataclass(frozen=True)
+class ComparedRow:
+    """The same cell before, and with each variant; None where it was not measured."""
+
+    family: str
+    L: int
+    before: Cell | None
+    after: tuple[Cell | None, ...]
+
+
+@dataclass(frozen=True)
+class VariantLine:
+    """A variant of phase 4: its flags, and what came of it."""
+
+    id: str
+    title: str
+    environment: tuple[str, ...]
+    """Its flags, as `NAME=value`."""
+    verdict: Verdict | None
+    """None when it did not run."""
+    decision: Decision | None
+    parity: Totals | None
+    adopted: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Phases 1 and 2 before, and after each variant of phase 4."""
+
+    before: str
+    """What stands under "before"."""
+    parity: Totals | None
+    """Before; so are the next two."""
+    verdict: Verdict | None
+    decision: str | None
+    variants: tuple[VariantLine, ...]
+    columns: tuple[str, ...]
+    """Variants that ran, in the order of a row's `after`."""
+    rows: tuple[ComparedRow, ...]
+    interpreted: bool
+    """Whether any time is the interpreter's."""
+
+    @property
+    def adopted(self) -> VariantLine | None:
+        """The variant whose evidence takes the place of what was there before."""
+        return next((variant for variant in self.variants if variant.adopted), None)
+
+
+@dataclass(frozen=True)
+class Landing:
+    """Where the decision was written."""
+
+    branch: str | None
+    commit: str | None
+    pr_url: str | None
+    diff: str | None
+    """Of the config, unified."""
+    files: tuple[str, ...]
+    notes: tuple[str, ...]
+    error: str | None
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything a template may use, as `report`."""
 
@@ -107,11 +200,23 @@ class Report:
     exit_code: int
     duration_s: float
     decision: Decision | None
+    flags: tuple[str, ...]
+    """Flags that the decision needs in production too, as `NAME=value`."""
     why: str
     obstacles: tuple[Obstacle, ...]
     next_steps: tuple[str, ...]
+    summary: Summary
+    landing: Landing | None
+    inherits: Inheritance | None
     tests: tuple[TestFile, ...]
+    """Of phase 1 as it was run first; those of variants are in `comparison`."""
+    totals: Totals | None
+    """Of `tests`, each test counted once."""
     benches: tuple[BenchFamily, ...]
+    """Of phase 2 as it was run first."""
+    diagnostics: tuple[DiagnosticsFile, ...]
+    symptoms: tuple[Symptom, ...]
+    comparison: Comparison | None
     issues: tuple[tuple[str, str], ...]
     """Where, and what went wrong: tests, jobs, cells, steps, unreadable files."""
     gates: tuple[GateLine, ...]

@@ -214,7 +214,7 @@ def test_without_gh_nothing_is_pushed(lab: Lab, tmp_path: Path) -> None:
     ("damage", "message"),
     [
         ("missing-column", "mae"),
-        ("twice", "second header"),
+        ("twice", "appended"),
         ("nan", "nan"),
         ("truncated", "end mark"),
     ],

@@ -508,6 +508,19 @@ def test_failures_are_listed(tmp_path):
 HOSTILE = "x | `y` <img src=x onerror=1>\n# owned\n@everyone [a](javascript:1) \x1b[31m\u202ez $k$"
 
 
+def assert_harmless(text: str) -> None:
+    tokens = [t for block in MARKDOWN.parse(text) for t in (block, *(block.children or ()))]
+    html = {t.content.strip() for t in tokens if t.type in ("html_inline", "html_block")}
+    known = ("<details><summary>", "</details>", "<code>", "</code>", "<!-- -->")
+    assert all(tag.startswith(known) for tag in html)
+    assert not {t.type for t in tokens} & {"link_open", "image", "em_open", "s_open"}
+    headings = [after.content for t, after in pairwise(tokens) if t.type == "heading_open"]
+    assert not [heading for heading in headings if "owned" in heading]
+    for line in text.splitlines():
+        if line.startswith("|"):
+            assert line.endswith("|")
+
+
 def test_text_of_the_pod_cannot_shape_the_report(tmp_path):
     run = complete(tmp_path)
     hostile = {**PARITY, "kernel_path": "triton." + HOSTILE, "device": HOSTILE}
@@ -523,16 +536,7 @@ def test_text_of_the_pod_cannot_shape_the_report(tmp_path):
     assert "\u202e" not in text
     assert "\n# owned" not in text
     assert "owned" in text
-    tokens = [t for block in MARKDOWN.parse(text) for t in (block, *(block.children or ()))]
-    html = {t.content.strip() for t in tokens if t.type in ("html_inline", "html_block")}
-    known = ("<details><summary>", "</details>", "<code>", "</code>", "<!-- -->")
-    assert all(tag.startswith(known) for tag in html)
-    assert not {t.type for t in tokens} & {"link_open", "image", "em_open", "s_open"}
-    headings = [after.content for t, after in pairwise(tokens) if t.type == "heading_open"]
-    assert not [heading for heading in headings if "owned" in heading]
-    for line in text.splitlines():
-        if line.startswith("|"):
-            assert line.endswith("|")
+    assert_harmless(text)
 
 
 # --- phases 3 to 5 --------------------------------------------------------------------------------
@@ -722,6 +726,22 @@ def test_diagnostics(tmp_path):
     bucket = "| `debug` | 256 | `triton.ranges.head` | 1 | 1.50 | 2.0e-02 |"
     assert bucket in re.sub(" +", " ", shown)
     assert "ends in a line that was cut off" in shown
+
+
+def test_text_of_the_pod_cannot_shape_the_later_sections(tmp_path):
+    run, judgement = repaired(tmp_path, details={**LANDED, "notes": [HOSTILE], "pr_url": HOSTILE})
+    file = run.paths.attempt(3, "debug", 1).artifacts / "diagnostics.jsonl"
+    file.write_bytes(
+        call(HOSTILE, 128, reason=HOSTILE) + b"\n" + call("x", 64, reason="MLIR " + HOSTILE) + b"\n"
+    )
+    (gate,) = run.plan.playbook.phases[3].steps[0].gates
+    judgement.phases[3].steps[0].gates.append(
+        judge_gate(gate, lambda _name: file.read_bytes()),
+    )
+    text = rendered(run, judgement=judgement)
+    assert "MLIR/broadcast shape issue" in section(text, "Diagnostics")
+    assert "owned" in section(text, "Diagnostics")
+    assert_harmless(text)
 
 
 def test_a_landing(tmp_path):
