@@ -19,7 +19,8 @@ def why_skip(phase: Phase, asked: list[int], so_far: Judgement) -> str | None:
     if phase.when is When.ALWAYS:
         return _why_not_always(before)
     if phase.when is When.UNDERPERFORMANCE:
-        reason = _why_not_underperforming(before, so_far)
+        inherited = [p for p in so_far.phases if p.id < phase.id and p.inherited is not None]
+        reason = _why_not_underperforming([*before, *inherited], so_far)
     else:
         reason = _why_not_decided(so_far)
     if reason is None and not phase.steps:

@@ -82,10 +82,10 @@ def _allowed(file: str, patterns: Iterable[str]) -> bool:
 
 
 def _offers(paths: RunPaths, playbook: str, required: set[int]) -> bool:
-    judgement = runs.read_judgement(paths)
-    if judgement is None or runs.read_plan(paths).playbook.name != playbook:
-        return False
-    return required <= {p.id for p in judgement.phases if p.verdict is not None}
+    """Whether the run is over and went through, or skipped for a reason, all that is needed."""
+    other = runs.read_plan(paths)
+    reached = {*other.phases, *(other.inherits.phases if other.inherits else ())}
+    return other.playbook.name == playbook and required <= reached and paths.judgement.exists()
 
 
 def _from(
