@@ -3,21 +3,22 @@
 # the user's cache.
 
 PYTHON ?= python3
-VENV := .venv
-KERNELS := .venv-kernels
 RUNS_DIR ?= runs
+VENV := .venv
 BIN := $(VENV)/bin
+CACHE := $(CURDIR)/.cache
 PIP := -m pip install --quiet --disable-pip-version-check
+PYTEST := -m pytest -q -n 2
 
 .PHONY: run test test-full check unit integration kernels install schema clean
 
 run: $(VENV)/.run
 	@tests/make-run.sh $(BIN)/orchestrate $(RUNS_DIR)
 
-test: check unit integration kernels
+test: check unit kernels integration
 	@echo "all tests passed"
 
-# The long versions; see benchmarks/ and tests/faults/ as they grow.
+# The long versions; tests/faults and the compile matrix join it as they come.
 test-full: test
 
 check: $(VENV)/.dev
@@ -27,14 +28,15 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -W error tests/orchestrator
+	$(BIN)/python $(PYTEST) -W error tests/orchestrator
 
-integration: $(VENV)/.dev
+integration: $(VENV)/.dev $(CACHE)/.environment
 	tests/system-packages.sh
-	ORCHESTRATE_CACHE=$(CURDIR)/.cache $(BIN)/python -m pytest -q -W error tests/integration
+	ORCHESTRATE_CACHE=$(CACHE) $(BIN)/python $(PYTEST) -W error tests/integration
 
-kernels: $(KERNELS)/.done
-	NSA_TEST_TRITON_SEL=1 $(KERNELS)/bin/python -m pytest -q tests/kernels
+# In the environment that the controller itself sets up on its embedded pod.
+kernels: $(CACHE)/.environment
+	NSA_TEST_TRITON_SEL=1 $(CACHE)/embedded/venv/m4-02-selection-cpu/bin/python $(PYTEST) tests/kernels
 
 install: $(VENV)/.run
 
@@ -42,7 +44,7 @@ schema: $(VENV)/.run
 	$(BIN)/orchestrate schema > playbooks/playbook.schema.json
 
 clean:
-	rm -rf $(VENV) $(KERNELS) .cache build dist
+	rm -rf $(VENV) $(CACHE) build dist
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -57,7 +59,7 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python $(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.run
 
-# torch for the CPU, so that no CUDA packages are pulled; the controller's environment has neither.
-$(KERNELS)/.done: kernels/requirements.txt tests/kernels-environment.sh
-	tests/kernels-environment.sh $(PYTHON) $(KERNELS)
+$(CACHE)/.environment: $(VENV)/.dev playbooks/m4-02-selection.yaml kernels/requirements.txt
+	ORCHESTRATE_CACHE=$(CACHE) $(BIN)/orchestrate run --phase 0 --runs-dir $(CACHE)/runs
+	$(CACHE)/embedded/venv/m4-02-selection-cpu/bin/python $(PIP) pytest-xdist
 	@touch $@

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -102,7 +103,7 @@ def test_report_and_status_need_the_run_directory_alone(lab: Lab) -> None:
 def test_the_second_sync_sends_nothing(lab: Lab) -> None:
     lab.run("--phase", "0")
     done = lab.run("--phase", "0")
-    assert "0 of 4 files sent, 0 deleted" in done.stderr
+    assert re.search(r"\b0 of \d+ files sent, 0 deleted", done.stderr)
 
 
 def test_control_sequences_of_a_job_stay_in_its_log(lab: Lab) -> None:
