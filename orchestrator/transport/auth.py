@@ -35,7 +35,7 @@ class KeyAuthentication:
             paramiko.SSHException: the link broke.
         """
         refused: list[str] = []
-        agent = paramiko.Agent()
+        agent = _Agent()
         try:
             for label, key in self._keys(agent):
                 try:
@@ -76,7 +76,7 @@ class KeyAuthentication:
             "Is the user name right, and the key the one the pod was made with?",
         )
 
-    def _keys(self, agent: paramiko.Agent) -> Iterator[tuple[str, paramiko.PKey]]:
+    def _keys(self, agent: _Agent) -> Iterator[tuple[str, paramiko.PKey]]:
         if not self.identities:
             for held in agent.get_keys():
                 yield f"key {held.fingerprint} of the agent", held
@@ -85,7 +85,7 @@ class KeyAuthentication:
             if (key := self._load(path, agent)) is not None:
                 yield f"key {path}", key
 
-    def _load(self, path: Path, agent: paramiko.Agent) -> paramiko.PKey | None:
+    def _load(self, path: Path, agent: _Agent) -> paramiko.PKey | None:
         """The key of a file, or None and a problem noted."""
         try:
             return paramiko.PKey.from_path(path)
@@ -103,7 +103,25 @@ class KeyAuthentication:
         return None
 
 
-def _held_by_agent(path: Path, agent: paramiko.Agent) -> paramiko.PKey | None:
+class _Agent:
+    """The user's ssh-agent, asked only when a key of its is needed: a named key needs none."""
+
+    def __init__(self) -> None:
+        self._asked: paramiko.Agent | None = None
+
+    def get_keys(self) -> tuple[paramiko.AgentKey, ...]:
+        """The keys that it holds."""
+        if self._asked is None:
+            self._asked = paramiko.Agent()
+        return self._asked.get_keys()
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._asked is not None:
+            self._asked.close()
+
+
+def _held_by_agent(path: Path, agent: _Agent) -> paramiko.PKey | None:
     """The agent's copy of a locked key, found by the public half beside it."""
     try:
         public = Path(f"{path}.pub").read_text(encoding="utf-8").split()[1]
