@@ -6,6 +6,7 @@
     │   └── LandingError         2   a decision that cannot be landed: undecided, git, gh
     ├── InfraError               3   the machine or the network, not the experiment
     │   ├── ConnectError         3   host, port, key, host key
+    │   │   └── HostUnreachable  3   nothing answers; worth another try
     │   ├── SyncError            3
     │   ├── PullError            3   an artifact that cannot be pulled, or must not be
     │   └── ProvisionError       3   a resource that cannot be brought about
@@ -78,6 +79,10 @@ class InfraError(OrchestrateError):
 
 class ConnectError(InfraError):
     """No SSH session: name, port, key or host key."""
+
+
+class HostUnreachable(ConnectError):
+    """Nothing answers, or what answers hangs up: it may be back in a moment."""
 
 
 class SyncError(InfraError):

@@ -21,6 +21,14 @@ RUNS_DIR = click.option(
     help="Where run directories lie.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
+RECONNECT_FOR = click.option(
+    "--reconnect-for",
+    type=click.FloatRange(min=0),
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long one outage of the pod may last.",
+)
 RUN = click.argument("run", default="latest", shell_complete=complete.runs)
 PODS_FILE = click.option(
     "--pods",
@@ -92,6 +100,7 @@ def cli() -> None:
 @click.option("--repo", type=click.Path(path_type=Path), help="Repository to push.")
 @ACCEPT_HOST_KEY
 @click.option("--from", "inherit_from", metavar="RUN", help="Run to take the other phases from.")
+@RECONNECT_FOR
 @click.option("--pr", is_flag=True, help="Push the branch and open a pull request (gh).")
 @click.option("--dry-run", is_flag=True, help="Print the resolved commands; do nothing.")
 @RUNS_DIR
@@ -106,6 +115,63 @@ def run(**options: Any) -> int:
     from orchestrator.cli.run import run_command
 
     return run_command(**options)
+
+
+@cli.command()
+@RUN
+@RECONNECT_FOR
+@RUNS_DIR
+@JSON
+def resume(run: str, reconnect_for: float, runs_dir: Path, as_json: bool) -> int:
+    """Go on with RUN from wherever its controller died; nothing is done twice."""
+    from orchestrator.cli.after import resume_command
+
+    return resume_command(run, runs_dir, reconnect_for, as_json=as_json)
+
+
+@cli.command()
+@RUN
+@RECONNECT_FOR
+@RUNS_DIR
+@JSON
+def attach(run: str, reconnect_for: float, runs_dir: Path, as_json: bool) -> int:
+    """Follow RUN's job again after detaching, and go on to the end (the same as resume)."""
+    from orchestrator.cli.after import resume_command
+
+    return resume_command(run, runs_dir, reconnect_for, as_json=as_json)
+
+
+@cli.command()
+@RUN
+@RUNS_DIR
+@JSON
+def cancel(run: str, runs_dir: Path, as_json: bool) -> int:
+    """End the job of RUN that still runs on the pod: TERM, then KILL."""
+    from orchestrator.cli.after import cancel_command
+
+    return cancel_command(run, runs_dir, as_json=as_json)
+
+
+@cli.command()
+@RUN
+@RUNS_DIR
+@JSON
+def fetch(run: str, runs_dir: Path, as_json: bool) -> int:
+    """Pull logs and artifacts of RUN again, without running anything."""
+    from orchestrator.cli.after import fetch_command
+
+    return fetch_command(run, runs_dir, as_json=as_json)
+
+
+@cli.command()
+@RUN
+@RUNS_DIR
+@JSON
+def explain(run: str, runs_dir: Path, as_json: bool) -> int:
+    """Say for each step of RUN whether resume would reuse it or run it, and why."""
+    from orchestrator.cli.after import explain_command
+
+    return explain_command(run, runs_dir, as_json=as_json)
 
 
 @cli.command()
@@ -132,25 +198,27 @@ def runs(runs_dir: Path, as_json: bool) -> int:
 
 @cli.command()
 @RUN
+@click.option("--watch", is_flag=True, help="Again every two seconds, until RUN is over.")
 @RUNS_DIR
 @JSON
-def status(run: str, runs_dir: Path, as_json: bool) -> int:
+def status(run: str, watch: bool, runs_dir: Path, as_json: bool) -> int:
     """Show what RUN amounts to so far."""
     from orchestrator.cli.inspect import status_command
 
-    return status_command(run, runs_dir, as_json=as_json)
+    return status_command(run, runs_dir, watch=watch, as_json=as_json)
 
 
 @cli.command()
 @RUN
 @click.option("--step", help="Only this step.")
+@click.option("-f", "--follow", is_flag=True, help="Go on while a controller writes RUN.")
 @RUNS_DIR
 @JSON
-def logs(run: str, step: str | None, runs_dir: Path, as_json: bool) -> int:
+def logs(run: str, step: str | None, follow: bool, runs_dir: Path, as_json: bool) -> int:
     """Print the logs of RUN's steps."""
     from orchestrator.cli.inspect import logs_command
 
-    return logs_command(run, step, runs_dir, as_json=as_json)
+    return logs_command(run, step, runs_dir, follow=follow, as_json=as_json)
 
 
 @cli.command()

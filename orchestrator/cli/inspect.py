@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ from orchestrator.engine.judge import judge
 from orchestrator.errors import StoreError
 from orchestrator.models.run import Judgement
 from orchestrator.store import runs as store
+from orchestrator.store.lock import is_written
 from orchestrator.store.paths import RunPaths
+
+_WATCH_S, _FOLLOW_S = 2.0, 0.2
 
 
 def report_command(run: str, template: Path | None, runs_dir: Path, *, as_json: bool) -> int:
@@ -63,13 +67,23 @@ def runs_command(runs_dir: Path, *, as_json: bool) -> int:
     return 0
 
 
-def status_command(run: str, runs_dir: Path, *, as_json: bool) -> int:
-    """Judge what is there, print it."""
+def status_command(run: str, runs_dir: Path, *, watch: bool, as_json: bool) -> int:
+    """Judge what is there, print it; with `watch`, until no controller writes the run."""
     paths = store.find(runs_dir, run)
-    judgement = judge(paths)
+    while True:
+        going_on = is_written(paths)
+        _print_status(paths, judge(paths), as_json=as_json)
+        if not (watch and going_on):
+            return 0
+        time.sleep(_WATCH_S)
+        if not as_json:
+            click.clear()
+
+
+def _print_status(paths: RunPaths, judgement: Judgement, *, as_json: bool) -> None:
     if as_json:
         click.echo(judgement.model_dump_json())
-        return 0
+        return
     console = Console()
     console.say(f"run {paths.run_id}: {judgement.verdict.value}", "bold")
     for phase in judgement.phases:
@@ -83,25 +97,42 @@ def status_command(run: str, runs_dir: Path, *, as_json: bool) -> int:
                 console.verdict(gate.verdict.value, f"{gate.gate}: {gate.message}", indent=4)
     if judgement.decision is not None:
         console.say(judgement.decision.summary, "bold")
-    return 0
 
 
-def logs_command(run: str, step: str | None, runs_dir: Path, *, as_json: bool) -> int:
+def logs_command(run: str, step: str | None, runs_dir: Path, *, follow: bool, as_json: bool) -> int:
     """Print what the jobs wrote; control sequences stay in the files."""
     paths = store.find(runs_dir, run)
-    files = _log_files(paths, step)
     if as_json:
-        click.echo(json.dumps([str(file) for file in files]))
+        click.echo(json.dumps([str(file) for file in _log_files(paths, step)]))
         return 0
-    for file in files:
-        click.echo(f"==> {file.relative_to(paths.root)} <==")
-        lines = Lines(click.echo)
-        with file.open("rb") as log:
-            while chunk := log.read(1 << 16):
-                lines.feed(chunk)
-        lines.flush()
-    sys.stdout.flush()
-    return 0
+    read: dict[Path, int] = {}
+    last: Path | None = None
+    while True:
+        going_on = follow and is_written(paths)
+        for file in _log_files(paths, step):
+            if file.stat().st_size > read.get(file, 0) or file not in read:
+                if file != last:
+                    click.echo(f"==> {file.relative_to(paths.root)} <==")
+                last, read[file] = file, _print_log(file, read.get(file, 0), whole=not going_on)
+        sys.stdout.flush()
+        if not going_on:
+            return 0
+        time.sleep(_FOLLOW_S)
+
+
+def _print_log(file: Path, start: int, *, whole: bool) -> int:
+    """Print from `start` on; unless `whole`, only complete lines. Returns where it stopped."""
+    lines = Lines(click.echo)
+    position = start
+    with file.open("rb") as log:
+        log.seek(start)
+        for line in log:
+            if not line.endswith(b"\n") and not whole:
+                break
+            lines.feed(line)
+            position += len(line)
+    lines.flush()
+    return position
 
 
 def validate_command(

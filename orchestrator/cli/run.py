@@ -32,6 +32,7 @@ def run_command(
     repo: Path | None,
     accept_host_key: str | None,
     inherit_from: str | None,
+    reconnect_for: float,
     pr: bool,
     dry_run: bool,
     runs_dir: Path,
@@ -61,9 +62,9 @@ def run_command(
         return _print_plan(prepared, as_json=as_json)
     host_keys = HostKeys(state_dir() / "known_hosts", confirmation(accept_host_key))
     with Console(to_stderr=as_json) as console:
-        ports = Ports(host_keys, (console.event,), console.log, prepared.secrets)
+        ports = Ports(host_keys, (console.event,), console.log, prepared.secrets, reconnect_for)
         finished = execute(prepared, runs_dir.absolute(), ports)
-    _print_end(console, finished)
+    print_end(console, finished)
     if as_json:
         click.echo(json.dumps(summary(finished)))
     return int(finished.exit_code)
@@ -139,7 +140,8 @@ def _print_plan(prepared: Prepared, *, as_json: bool) -> int:
     return 0
 
 
-def _print_end(console: Console, finished: Finished) -> None:
+def print_end(console: Console, finished: Finished) -> None:
+    """The decision, the verdict, and where the report is."""
     judgement = finished.judgement
     console.say("")
     if judgement.decision is not None:

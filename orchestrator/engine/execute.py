@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from orchestrator.engine.conclude import conclude
 from orchestrator.engine.conditions import why_skip, why_skip_step
 from orchestrator.engine.inherit import SOURCE
 from orchestrator.engine.judge import judge
 from orchestrator.engine.prepare import Prepared
+from orchestrator.engine.reconnect import Reconnector
 from orchestrator.errors import (
     ConnectionLost,
     ExitCode,
@@ -24,17 +26,20 @@ from orchestrator.evidence.facts import FACTS_SCRIPT, DeviceFacts, Facts, parse_
 from orchestrator.jobs.launcher import SshLauncher
 from orchestrator.models.command import Command, Secret
 from orchestrator.models.playbook import JobStep, LandStep, Phase, Step, SyncStep
-from orchestrator.models.run import Judgement, RunPlan, StepResult
+from orchestrator.models.run import Judgement, RunPlan, StepJudgement, StepResult
 from orchestrator.models.verdict import Reason, Verdict
 from orchestrator.steps.base import Attempt, Session, Stopwatch, result
 from orchestrator.steps.kinds import kind_of
 from orchestrator.store import runs
 from orchestrator.store.events import EventLog, Listener
+from orchestrator.store.lock import writing
 from orchestrator.store.paths import RunPaths
 from orchestrator.transport.connection import Connection
 from orchestrator.transport.embedded import embedded_pod
 from orchestrator.transport.hostkeys import HostKeys
 from orchestrator.transport.sync import push
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class Ports:
     listeners: tuple[Listener, ...] = ()
     on_log: Callable[[bytes], None] = lambda _data: None
     secrets: Mapping[str, Secret] = field(default_factory=dict)
+    reconnect_for_s: float = 600.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,12 @@ class Run:
     ports: Ports
     stack: ExitStack
     session: Session | None = None
+    link: Reconnector | None = None
+
+    def until_done(self, action: Callable[[], _T]) -> _T:
+        """Do what may be repeated; a lost link is got back, and it is done again."""
+        assert self.link is not None, "connect comes first"  # noqa: S101
+        return self.link.until_done(action)
 
     @property
     def connected(self) -> Session:
@@ -90,9 +102,30 @@ def execute(prepared: Prepared, runs_dir: Path, ports: Ports) -> Finished:
     plan = prepared.plan
     paths = runs.create(runs_dir, plan, prepared.diff, prepared.manifest)
     events = EventLog(paths.events, ports.listeners)
-    events.append("run.created", run=plan.run_id, directory=str(paths.root), pod=plan.pod.name)
-    if plan.inherits is not None:
-        events.append("run.inherits", **plan.inherits.model_dump())
+    with writing(paths):
+        events.append("run.created", run=plan.run_id, directory=str(paths.root), pod=plan.pod.name)
+        if plan.inherits is not None:
+            events.append("run.inherits", **plan.inherits.model_dump())
+        return _to_the_end(plan, paths, events, ports)
+
+
+def resume_run(paths: RunPaths, ports: Ports) -> Finished:
+    """Go on with a run from wherever it died: what has a result is not done again.
+
+    A job that was started is found on the pod by its id, and followed from the byte where the log
+    here stops; it is never started twice.
+
+    Raises:
+        StoreError: another process is at it.
+    """
+    plan = runs.read_plan(paths)
+    events = EventLog(paths.events, ports.listeners)
+    with writing(paths):
+        events.append("run.resumed", run=plan.run_id, directory=str(paths.root), pod=plan.pod.name)
+        return _to_the_end(plan, paths, events, ports)
+
+
+def _to_the_end(plan: RunPlan, paths: RunPaths, events: EventLog, ports: Ports) -> Finished:
     error: OrchestrateError | None = None
     try:
         with ExitStack() as stack:
@@ -143,14 +176,15 @@ def connect(run: Run) -> Run:
         pr=run.plan.pr,
         secrets=run.ports.secrets,
     )
-    return replace(run, session=session)
+    link = Reconnector(connection, run.events, run.ports.reconnect_for_s)
+    return replace(run, session=session, link=link)
 
 
 def gather_facts(run: Run) -> Run:
     """What the pod is, before anything is changed on it."""
     session = run.connected
     command = Command(("sh", "-s", "--", session.pod.workdir, session.pod.python))
-    answer = session.connection.run(command, stdin=FACTS_SCRIPT.encode())
+    answer = run.until_done(lambda: session.connection.run(command, stdin=FACTS_SCRIPT.encode()))
     try:
         system = parse_system(answer.stdout)
     except EvidenceError as error:
@@ -171,7 +205,9 @@ def sync_alone(run: Run) -> Run:
     declared = next((step for step in every if isinstance(step, SyncStep)), None)
     if JobStep in kinds and SyncStep not in kinds and declared is not None:
         session = run.connected
-        report = push(session.connection, Path(session.root), protect=declared.protect)
+        report = run.until_done(
+            lambda: push(session.connection, Path(session.root), protect=declared.protect)
+        )
         run.events.append("sync.done", **report.counts())
     return run
 
@@ -205,7 +241,11 @@ def _execute_step(run: Run, phase: Phase, step: Step) -> bool:
     if why is not None:
         run.events.append("step.skipped", phase=phase.id, step=step.id, why=why)
         return True
-    number = max(run.paths.attempts(phase.id, step.id), default=0) + 1
+    done = runs.read_result(run.paths, phase.id, step.id)
+    if done is not None and done.error is None:
+        run.events.append("step.reused", phase=phase.id, step=step.id, attempt=done.attempt)
+        return _verdict_of(run, phase, step).verdict is not Verdict.INFRA
+    number = next_attempt(run.paths, phase, step)
     attempt = Attempt(
         phase.id,
         step.id,
@@ -217,22 +257,18 @@ def _execute_step(run: Run, phase: Phase, step: Step) -> bool:
     run.events.append(
         "step.started", phase=phase.id, step=step.id, attempt=number, title=attempt.title
     )
-    attempt.paths.root.mkdir(parents=True)
+    attempt.paths.root.mkdir(parents=True, exist_ok=True)
     watch = Stopwatch()
     try:
-        outcome = kind_of(step).apply(step, run.connected, attempt)
+        outcome = run.until_done(lambda: kind_of(step).apply(step, run.connected, attempt))
+    except ConnectionLost:
+        raise  # no result: the step is not over, and may be resumed
     except InfraError as error:
         outcome = result(attempt, watch, error=error.message)
-        runs.write(attempt.paths.result, outcome)
-        if isinstance(error, ConnectionLost):
-            raise
         run.events.append("step.error", phase=phase.id, step=step.id, message=str(error))
     runs.write(attempt.paths.result, outcome)
     _keep_device(run, outcome)
-    judged = judge(run.paths)
-    step_judged = next(
-        s for p in judged.phases if p.id == phase.id for s in p.steps if s.step == step.id
-    )
+    step_judged = _verdict_of(run, phase, step)
     for gate in step_judged.gates:
         run.events.append(
             "gate", step=step.id, gate=gate.gate, verdict=gate.verdict.value, message=gate.message
@@ -240,6 +276,18 @@ def _execute_step(run: Run, phase: Phase, step: Step) -> bool:
     if isinstance(step, LandStep) and outcome.error is not None:
         raise LandingError(outcome.error)
     return step_judged.verdict is not Verdict.INFRA
+
+
+def next_attempt(paths: RunPaths, phase: Phase, step: Step) -> int:
+    """The attempt to go on with: one that has no result yet, else a new one."""
+    number = max(paths.attempts(phase.id, step.id), default=0)
+    unfinished = number and not paths.attempt(phase.id, step.id, number).result.exists()
+    return number if unfinished else number + 1
+
+
+def _verdict_of(run: Run, phase: Phase, step: Step) -> StepJudgement:
+    judged = judge(run.paths)
+    return next(s for p in judged.phases if p.id == phase.id for s in p.steps if s.step == step.id)
 
 
 def _keep_device(run: Run, outcome: StepResult) -> None:

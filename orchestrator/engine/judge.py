@@ -89,6 +89,8 @@ class _Judge:
                 self._skipped_steps[str(event.data["step"])] = str(event.data["why"])
             elif event.name == "run.error":
                 self._error = {name: str(value) for name, value in event.data.items()}
+            elif event.name == "run.resumed":
+                self._error = None
 
     def _load_inherited(self, depth: int) -> Judgement | None:
         source = self._plan.inherits

@@ -79,7 +79,7 @@ def prepare(request: Request) -> Prepared:
     inherited = inherit(plan, source.manifest, request.runs_dir, request.inherit_from)
     plan = plan.model_copy(update={"inherits": inherited})
     refuse_foreign_changes(plan)
-    return Prepared(plan, source.diff, source.manifest, _secrets(plan), notes)
+    return Prepared(plan, source.diff, source.manifest, secrets_of(plan), notes)
 
 
 def _pod(request: Request, root: Path, environment: str, notes: list[str]) -> Pod:
@@ -107,7 +107,12 @@ def _root(repo: Path | None, playbook: Path) -> Path:
     return next((place for place in (folder, *folder.parents) if (place / ".git").exists()), folder)
 
 
-def _secrets(plan: RunPlan) -> dict[str, Secret]:
+def secrets_of(plan: RunPlan) -> dict[str, Secret]:
+    """Values of the playbook's secrets, from the environment.
+
+    Raises:
+        UsageError: one is not set.
+    """
     missing = [name for name in plan.playbook.secrets if not os.environ.get(name)]
     if missing:
         raise UsageError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from orchestrator.errors import Detached
+from orchestrator.errors import ConnectionLost, Detached
 from orchestrator.jobs.follow import follow
 from orchestrator.jobs.job import JobSpec
 from orchestrator.jobs.launcher import SshLauncher
@@ -122,6 +122,9 @@ def run_job(session: Session, spec: JobSpec, log: Path) -> JobOutcome:
     session.events.append("job.state", job=job, state=JobState.RUNNING.value, created=created)
     try:
         outcome = follow(session.launcher, job, log, session.on_log)
+    except ConnectionLost:
+        session.events.append("job.state", job=job, state=JobState.UNREACHABLE.value)
+        raise
     except (KeyboardInterrupt, SystemExit) as interrupt:
         if session.pod.embedded:
             session.events.append("job.cancelling", job=job)
@@ -130,7 +133,8 @@ def run_job(session: Session, spec: JobSpec, log: Path) -> JobOutcome:
         session.events.append("job.detached", job=job)
         raise Detached(
             f"detached: job {job} goes on on {session.pod.name}",
-            remedy=f"its directory there is {session.launcher.directory(job)}",
+            remedy=f"go on: orchestrate attach {session.run_id}\n"
+            f"  end it: orchestrate cancel {session.run_id}",
         ) from interrupt
     session.events.append("job.state", job=job, state=outcome.state.value, outcome=str(outcome))
     return outcome

@@ -5,6 +5,7 @@ runs/<run-id>/
     events.jsonl                append-only
     source.json                 path to checksum of every synced file
     source.diff                 uncommitted changes that were synced (0600, stays here)
+    lock                        held while a process writes here
     facts.json                  what the pod is
     judgement.json              what it amounts to; derived, may be rebuilt
     <deliverable>               copies of the newest attempt's, e.g. sel_dense.csv
@@ -75,6 +76,11 @@ class RunPaths:
     def diff(self) -> Path:
         """Uncommitted changes of the synced repository."""
         return self.root / "source.diff"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that writes the run."""
+        return self.root / "lock"
 
     @property
     def facts(self) -> Path:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import paramiko
 
-from orchestrator.errors import ConnectError, ConnectionLost
+from orchestrator.errors import ConnectionLost, HostUnreachable
 from orchestrator.models.pod import Pod
 
 # Paramiko logs the tracebacks of errors it also raises. Without any handler, Python's last resort
@@ -22,12 +22,12 @@ _SSH_ERRORS = (paramiko.SSHException, EOFError, OSError)
 
 @contextmanager
 def map_connect_errors(pod: Pod, address: str, *, timeout: float) -> Iterator[None]:
-    """Map what goes wrong before a session exists to `ConnectError`."""
+    """Map what goes wrong before a session exists to `HostUnreachable`."""
     try:
         yield
     except _SSH_ERRORS as error:
         message, remedy = _explain(error, address, timeout)
-        raise ConnectError(f"pod {pod.name}: {message}", remedy=remedy) from error
+        raise HostUnreachable(f"pod {pod.name}: {message}", remedy=remedy) from error
 
 
 def _explain(error: Exception, address: str, timeout: float) -> tuple[str, str | None]:

@@ -1,0 +1,171 @@
+"""A run after its controller: going on, explaining, cancelling, fetching again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from orchestrator.engine.conclude import conclude
+from orchestrator.engine.execute import Finished, Ports, next_attempt, resume_run
+from orchestrator.engine.prepare import secrets_of
+from orchestrator.errors import UsageError
+from orchestrator.jobs.collect import collect
+from orchestrator.jobs.follow import follow
+from orchestrator.jobs.launcher import SshLauncher
+from orchestrator.models.playbook import JobStep, Phase, Step
+from orchestrator.models.run import Artifact, JobState, RunPlan
+from orchestrator.store import runs
+from orchestrator.store.events import EventLog, read_events
+from orchestrator.store.lock import writing
+from orchestrator.store.paths import RunPaths
+from orchestrator.transport.connection import Connection
+from orchestrator.transport.embedded import embedded_pod
+from orchestrator.transport.source import describe
+
+
+@dataclass(frozen=True)
+class StepState:
+    """What `resume` would do with a step, and why."""
+
+    phase: int
+    step: str
+    does: str
+    """reuse | go on | run | skip"""
+    why: str
+
+
+def explain(paths: RunPaths) -> list[StepState]:
+    """For each step of the phases asked for: what `resume` would do. Offline."""
+    plan = runs.read_plan(paths)
+    skipped = _skipped(paths)
+    return [
+        _state(paths, phase, step, skipped)
+        for phase in plan.playbook.phases
+        if phase.id in plan.phases
+        for step in phase.steps
+    ]
+
+
+def _state(paths: RunPaths, phase: Phase, step: Step, skipped: dict[object, str]) -> StepState:
+    why = skipped.get(step.id) or skipped.get(phase.id)
+    if why is not None:
+        return StepState(phase.id, step.id, "skip", why)
+    done = runs.read_result(paths, phase.id, step.id)
+    if done is not None and done.error is None:
+        return StepState(phase.id, step.id, "reuse", f"attempt {done.attempt} has its result")
+    if done is not None:
+        return StepState(phase.id, step.id, "run", f"attempt {done.attempt} ended in: {done.error}")
+    attempt = next_attempt(paths, phase, step)
+    if attempt in paths.attempts(phase.id, step.id):
+        return StepState(phase.id, step.id, "go on", f"attempt {attempt} began and has no result")
+    return StepState(phase.id, step.id, "run", "it has not begun")
+
+
+def _skipped(paths: RunPaths) -> dict[object, str]:
+    found: dict[object, str] = {}
+    for event in read_events(paths.events):
+        if event.name == "phase.skipped":
+            found[event.data["phase"]] = str(event.data["why"])
+        elif event.name == "step.skipped":
+            found[str(event.data["step"])] = str(event.data["why"])
+        elif event.name in ("run.resumed", "phase.started"):
+            found.pop(event.data.get("phase"), None)
+    return found
+
+
+def resume(paths: RunPaths, ports: Ports) -> Finished:
+    """Go on with a run from wherever it died.
+
+    Raises:
+        UsageError: the repository is not what it was when the run began.
+        StoreError: another process is at it.
+    """
+    plan = runs.read_plan(paths)
+    if any(state.does in ("run", "go on") for state in explain(paths)):
+        _require_same_source(plan)
+    return resume_run(paths, replace(ports, secrets=secrets_of(plan)))
+
+
+def _require_same_source(plan: RunPlan) -> None:
+    now = describe(Path(plan.source.root)).fingerprint
+    if now != plan.source.fingerprint:
+        raise UsageError(
+            f"{plan.source.root} has changed since run {plan.run_id} began, and what is left of it "
+            "would measure something else",
+            remedy="take the change back, or start a new run: it inherits what still holds",
+        )
+
+
+def unfinished_job(paths: RunPaths) -> str | None:
+    """The job that was submitted last and has not been seen to end."""
+    job: str | None = None
+    for event in read_events(paths.events):
+        if event.name == "job.submitting":
+            job = str(event.data["job"])
+        elif event.name == "job.state" and JobState(str(event.data["state"])).final:
+            job = None
+    return job
+
+
+@contextmanager
+def _launcher(plan: RunPlan, ports: Ports) -> Iterator[tuple[SshLauncher, Connection]]:
+    if plan.pod.embedded:
+        server = embedded_pod(Path(plan.pod.workdir), Path(plan.pod.venv_path), plan.pod.python)
+        with server as pod, Connection(pod, host_keys=ports.host_keys) as connection:
+            yield SshLauncher(connection, pod), connection
+        return
+    with Connection(plan.pod, host_keys=ports.host_keys) as connection:
+        yield SshLauncher(connection, plan.pod), connection
+
+
+def cancel(paths: RunPaths, ports: Ports) -> str | None:
+    """End the run's job: TERM to its group, then KILL; then fetch what there is. The job's id.
+
+    Works beside a controller that follows the job: that one sees it end.
+    """
+    plan = runs.read_plan(paths)
+    job = unfinished_job(paths)
+    if job is None:
+        return None
+    events = EventLog(paths.events, ports.listeners)
+    events.append("job.cancelling", job=job)
+    with _launcher(plan, ports) as (launcher, _connection):
+        launcher.cancel(job)
+        outcome = launcher.status(job).outcome(job)
+    if outcome is not None:
+        events.append("job.state", job=job, state=outcome.state.value, outcome=str(outcome))
+    return job
+
+
+def fetch(paths: RunPaths, ports: Ports) -> list[Artifact]:
+    """Pull logs and artifacts of every job again, without running anything; then judge.
+
+    What is here already with the right checksum is not pulled again.
+    """
+    plan = runs.read_plan(paths)
+    events = EventLog(paths.events, ports.listeners)
+    fetched: list[Artifact] = []
+    with writing(paths), _launcher(plan, ports) as (launcher, connection):
+        for phase, step, attempt in _job_attempts(plan, paths):
+            job_id = f"{plan.run_id}.{phase.id}.{step.id}.{attempt}"
+            place = paths.attempt(phase.id, step.id, attempt)
+            if launcher.status(job_id).outcome(job_id) is None:
+                continue  # it still runs: attach follows it
+            follow(launcher, job_id, place.log, ports.on_log)
+            artifacts, _ = collect(
+                launcher, connection, job_id, place.artifacts, lambda _artifact: None
+            )
+            fetched += artifacts
+            events.append("job.fetched", job=job_id, artifacts=[a.path for a in artifacts])
+        conclude(paths, events)
+    return fetched
+
+
+def _job_attempts(plan: RunPlan, paths: RunPaths) -> Iterator[tuple[Phase, Step, int]]:
+    for phase in plan.playbook.phases:
+        for step in phase.steps:
+            if isinstance(step, JobStep):
+                for attempt in paths.attempts(phase.id, step.id):
+                    yield phase, step, attempt

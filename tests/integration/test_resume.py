@@ -1,0 +1,125 @@
+"""Killed controllers: what they leave is gone on with, and nothing is done twice."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.integration.lab import Lab
+
+
+def begun(lab: Lab, marker: str, *settings: str) -> subprocess.Popen[str]:
+    """A run that has printed `marker`."""
+    sets = [word for setting in settings for word in ("--set", setting)]
+    process = subprocess.Popen(
+        lab.argv("run", str(lab.repo / "playbook.yaml"), *sets),
+        env=lab.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if marker in line:
+            return process
+    pytest.fail(f"the run never printed {marker!r}")
+
+
+def job_logs(lab: Lab) -> list[Path]:
+    return sorted(lab.repo.parent.glob("cache/embedded/work/*/.orchestrate/jobs/*/log"))
+
+
+@pytest.mark.parametrize(
+    "marker", ["sync:", "| collecting", "parity parity.xml", "dense: dense", "decision:"]
+)
+def test_a_killed_run_is_resumed_to_the_same_decision(lab: Lab, marker: str) -> None:
+    process = begun(lab, marker, "seconds=1")
+    process.kill()
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
+    done = lab.call("resume", "--json")
+    assert done.code == 0, done.stderr
+    assert done.last["decision"]["outcome"] == "ENABLE"
+    logs = job_logs(lab)
+    assert len(logs) == 3  # parity, dense, varlen: each was started exactly once
+    assert [log.read_text().count("collecting") for log in logs if ".parity." in str(log)] == [1]
+    attempts = [p.name for p in done.run.glob("phase-*/*/*") if p.is_dir()]
+    assert set(attempts) == {"1"}
+    local = (done.run / "phase-1/parity/1/log").read_bytes()
+    assert local == next(log for log in logs if ".parity." in str(log)).read_bytes()
+
+
+def test_a_finished_run_is_resumed_to_nothing(lab: Lab) -> None:
+    first = lab.run("--phase", "0-2")
+    before = (first.run / "sel_dense.csv").read_bytes()
+    states = json.loads(lab.call("explain", "--json").stdout)
+    assert {state["does"] for state in states} == {"reuse"}
+    again = lab.call("resume", "--json")
+    assert again.code == 0
+    assert again.last["run_id"] == first.last["run_id"]
+    assert (first.run / "sel_dense.csv").read_bytes() == before
+    assert len(job_logs(lab)) == 3
+
+
+def test_explain_tells_what_began_from_what_did_not(lab: Lab) -> None:
+    process = begun(lab, "| collecting", "seconds=30")
+    process.kill()
+    process.communicate()
+    states = {s["step"]: s["does"] for s in json.loads(lab.call("explain", "--json").stdout)}
+    assert (states["sync"], states["parity"], states["dense"]) == ("reuse", "go on", "run")
+    assert json.loads(lab.call("cancel", "--json").stdout)["cancelled"].endswith(".1.parity.1")
+    done = lab.call("resume", "--json")
+    assert done.code == 4
+    assert "cancelled" in json.dumps(done.last["reasons"])
+
+
+def test_a_run_is_written_by_one_controller(lab: Lab) -> None:
+    process = begun(lab, "| collecting", "seconds=20")
+    try:
+        refused = lab.call("resume")
+        assert refused.code == 2
+        assert f"process {process.pid}" in refused.stderr
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+
+
+def test_a_changed_repository_is_not_resumed(lab: Lab) -> None:
+    process = begun(lab, "| collecting", "seconds=1")
+    process.kill()
+    process.communicate()
+    (lab.repo / "kernels" / "kernel.py").write_text("changed = True\n")
+    refused = lab.call("resume")
+    assert refused.code == 2
+    assert "has changed since run" in refused.stderr
+
+
+def test_fetch_pulls_again_what_was_lost_here(lab: Lab) -> None:
+    done = lab.run("--phase", "0-2")
+    csv = done.run / "phase-2/dense/1/artifacts/sel_dense.csv"
+    content = csv.read_bytes()
+    csv.unlink()
+    (done.run / "phase-1/parity/1/log").unlink()
+    fetched = json.loads(lab.call("fetch", "--json").stdout)
+    assert {artifact["path"] for artifact in fetched} == {
+        "parity.xml", "sel_dense.csv", "sel_varlen.csv",
+    }  # fmt: skip
+    assert csv.read_bytes() == content
+    assert b"collecting" in (done.run / "phase-1/parity/1/log").read_bytes()
+    assert len(job_logs(lab)) == 3
+
+
+def test_logs_are_followed_while_a_controller_writes(lab: Lab) -> None:
+    process = begun(lab, "| collecting", "seconds=3")
+    start = time.monotonic()
+    logs = lab.call("logs", "-f", "--step", "parity")
+    assert "collecting" in logs.stdout
+    assert "2 cases" in logs.stdout  # written after the command began
+    assert time.monotonic() - start > 1
+    process.communicate(timeout=60)
