@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from kernels.bench.contract import read_table
-from tests.integration.conftest import Sshd
+from tests.integration.sshd import Sshd
 
 CHECKOUT = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("ORCHESTRATE_CACHE", CHECKOUT / ".cache")).absolute()
