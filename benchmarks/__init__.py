@@ -1,0 +1,1 @@
+"""Ours beside the rival, in one run."""
