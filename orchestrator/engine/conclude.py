@@ -15,10 +15,14 @@ from orchestrator.store.paths import RunPaths
 
 
 def conclude(
-    paths: RunPaths, events: EventLog | None = None, *, template: Path | None = None
+    paths: RunPaths,
+    events: EventLog | None = None,
+    *,
+    template: Path | None = None,
+    landing: bool = False,
 ) -> tuple[Judgement, Path]:
     """Judge the run directory, write the judgement, render the report."""
-    judgement = judge(paths)
+    judgement = judge(paths, landing=landing)
     runs.write(paths.judgement, judgement)
     for phase in judgement.phases:
         for step in phase.steps if phase.inherited is None else ():

@@ -16,13 +16,13 @@ def why_skip(phase: Phase, asked: list[int], so_far: Judgement) -> str | None:
     unusable = next((p for p in before if p.verdict is Verdict.INFRA), None)
     if unusable is not None:
         return f"phase {unusable.id} is INFRA: the machine, not the kernel, is in the way"
+    known = [*before, *(p for p in so_far.phases if p.id < phase.id and p.inherited is not None)]
     if phase.when is When.ALWAYS:
         return _why_not_always(before)
     if phase.when is When.UNDERPERFORMANCE:
-        inherited = [p for p in so_far.phases if p.id < phase.id and p.inherited is not None]
-        reason = _why_not_underperforming([*before, *inherited], so_far)
+        reason = _why_not_underperforming(known, so_far)
     else:
-        reason = _why_not_decided(so_far)
+        reason = _why_not_decided(known, so_far)
     if reason is None and not phase.steps:
         return "the playbook declares no steps for it"
     return reason
@@ -45,7 +45,7 @@ def _why_not_underperforming(before: list[PhaseJudgement], so_far: Judgement) ->
         return None
     decision = so_far.decision
     if decision is None:
-        return "nothing underperforms: there is no decision, and no gate of phase 1 or 2 is red"
+        return "phases 1 and 2 are not verified, so there is no telling whether it underperforms"
     if decision.outcome is Outcome.KEEP_OFF:
         return None
     if decision.outcome is Outcome.ENABLE:
@@ -53,12 +53,16 @@ def _why_not_underperforming(before: list[PhaseJudgement], so_far: Judgement) ->
     return f"nothing to diagnose: {decision.summary}"
 
 
-def _why_not_decided(so_far: Judgement) -> str | None:
+def _why_not_decided(before: list[PhaseJudgement], so_far: Judgement) -> str | None:
     decision = so_far.decision
     if decision is None:
         return "there is no decision to land"
     if decision.outcome is Outcome.UNDECIDED:
         return f"nothing may be landed: {decision.summary}"
+    counting = [p for p in before if p.superseded is None and p.verdict is not None]
+    red = next((p for p in counting if p.verdict is not Verdict.PASS), None)
+    if red is not None and red.verdict is not None:
+        return f"nothing may be landed: phase {red.id} ({red.name}) is {red.verdict.value}"
     return None
 
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from orchestrator.engine.conclude import conclude
 from orchestrator.engine.conditions import why_skip, why_skip_step
-from orchestrator.engine.inherit import SOURCE
+from orchestrator.engine.inherited import SOURCE
 from orchestrator.engine.judge import judge
 from orchestrator.engine.prepare import Prepared
 from orchestrator.engine.reconnect import Reconnector
@@ -25,7 +25,7 @@ from orchestrator.evidence import EvidenceError
 from orchestrator.evidence.facts import FACTS_SCRIPT, DeviceFacts, Facts, parse_system
 from orchestrator.jobs.launcher import SshLauncher
 from orchestrator.models.command import Command, Secret
-from orchestrator.models.playbook import JobStep, LandStep, Phase, Step, SyncStep
+from orchestrator.models.playbook import JobStep, LandStep, Phase, Step, SyncStep, When
 from orchestrator.models.run import Judgement, RunPlan, StepJudgement, StepResult
 from orchestrator.models.verdict import Reason, Verdict
 from orchestrator.steps.base import Attempt, Session, Stopwatch, result
@@ -136,6 +136,7 @@ def _to_the_end(plan: RunPlan, paths: RunPaths, events: EventLog, ports: Ports) 
         error = stopped
         events.append("run.error", reason=_reason(stopped).value, message=stopped.message)
     except (KeyboardInterrupt, SystemExit):
+        # not the machine's doing: what was not run is not verified
         events.append("run.error", reason=Reason.NOT_RUN.value, message="interrupted")
         conclude(paths, events)
         raise
@@ -172,7 +173,7 @@ def connect(run: Run) -> Run:
         launcher=SshLauncher(connection, pod),
         events=run.events,
         on_log=run.ports.on_log,
-        conclude=lambda: conclude(run.paths),
+        conclude=lambda: conclude(run.paths, landing=True),
         pr=run.plan.pr,
         secrets=run.ports.secrets,
     )
@@ -217,7 +218,9 @@ def execute_phases(run: Run) -> Run:
     for phase in run.plan.playbook.phases:
         if phase.id not in run.plan.phases:
             continue
-        why = why_skip(phase, run.plan.phases, judge(run.paths, ignoring={SOURCE}))
+        # Whether a fix is called for is judged by the run before the fix.
+        ignoring = {SOURCE} if phase.when is When.UNDERPERFORMANCE else set()
+        why = why_skip(phase, run.plan.phases, judge(run.paths, ignoring=ignoring))
         if why is not None:
             run.events.append("phase.skipped", phase=phase.id, name=phase.name, why=why)
             continue

@@ -6,14 +6,13 @@ import fnmatch
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from orchestrator.engine.inherited import SOURCE
 from orchestrator.errors import StoreError, UsageError
 from orchestrator.models.playbook import SyncStep, When
-from orchestrator.models.run import Inheritance, RunPlan
+from orchestrator.models.run import Inheritance, PhaseJudgement, RunPlan
+from orchestrator.models.verdict import Reason
 from orchestrator.store import runs
 from orchestrator.store.paths import RunPaths
-
-SOURCE = "source"
-"""The difference that a fix makes; all others make runs incomparable."""
 
 _POD_IDENTITY = ("name", "host", "port", "user", "workdir", "venv", "gpu")
 
@@ -81,17 +80,46 @@ def _allowed(file: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(file, pattern) for pattern in patterns)
 
 
+_UNFIT = {
+    Reason.NOT_RUN,
+    Reason.INHERITED_DIFFERS,
+    Reason.POD_ERROR,
+    Reason.UNREACHABLE,
+    Reason.JOB_LOST,
+    Reason.ENVIRONMENT,
+}
+"""What keeps a phase from being inherited: nothing was learned in it."""
+
+
 def _offers(paths: RunPaths, playbook: str, required: set[int]) -> bool:
-    """Whether the run is over and went through, or skipped for a reason, all that is needed."""
-    other = runs.read_plan(paths)
-    reached = {*other.phases, *(other.inherits.phases if other.inherits else ())}
-    return other.playbook.name == playbook and required <= reached and paths.judgement.exists()
+    """Whether the run went through all that is needed, or skipped it because of a red gate."""
+    judgement = runs.read_judgement(paths)
+    if judgement is None or runs.read_plan(paths).playbook.name != playbook:
+        return False
+    fit = {phase.id for phase in judgement.phases if _fit(phase)}
+    return required <= fit
+
+
+def _fit(phase: PhaseJudgement) -> bool:
+    if phase.verdict is None:
+        return phase.skipped != "not asked for"
+    gates = [gate for step in phase.steps for gate in step.gates]
+    return not any(gate.reason in _UNFIT for gate in gates if gate.gate != "decision")
 
 
 def _from(
     paths: RunPaths, plan: RunPlan, manifest: Mapping[str, str], needed: list[int]
 ) -> Inheritance:
     other = runs.read_plan(paths)
+    # Past runs that only passed everything on, so that reruns do not pile up into a chain.
+    while (
+        other.inherits is not None
+        and not set(needed) & set(other.phases)
+        and set(needed) <= set(other.inherits.phases)
+        and not other.inherits.differences
+    ):
+        paths = RunPaths(Path(other.inherits.path))
+        other = runs.read_plan(paths)
     differences = []
     if (other.playbook, other.profile) != (plan.playbook, plan.profile):
         differences.append("playbook")

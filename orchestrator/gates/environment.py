@@ -99,11 +99,12 @@ def device_gate(resource: DeviceResource, pod: Pod, result: StepResult) -> GateR
 def landing_gate(result: StepResult) -> GateResult:
     """The decision is where it takes effect: a commit on a branch of its own."""
     branch, commit = result.details.get("branch"), result.details.get("commit")
-    if result.error is None and branch and commit:
+    if result.error is None and commit:
+        where = f"Commit {str(commit)[:12]} on branch {branch}."
         return GateResult(
             gate="landing",
             verdict=Verdict.PASS,
-            message=f"Commit {str(commit)[:12]} on branch {branch}.",
+            message=where if branch else "The repository has it already.",
             measured=result.details,
         )
     return GateResult(

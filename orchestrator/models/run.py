@@ -152,6 +152,10 @@ class StepResult(Record):
     error: str | None = Field(default=None, description="infrastructure error that ended the step")
 
 
+BEING_LANDED = "this report is part of what it lands"
+"""Why the landing phase has no verdict in the report that it lands."""
+
+
 class StepJudgement(Record):
     """`verdict.json` of an attempt."""
 
@@ -175,6 +179,7 @@ class PhaseJudgement(Record):
     superseded: str | None = Field(
         default=None, description="variant whose evidence takes its place"
     )
+    decision: Decision | None = Field(default=None, description="made by a step of this phase")
     steps: list[StepJudgement] = Field(default_factory=list)
 
 
@@ -194,6 +199,7 @@ class Judgement(Record):
     verdict: Verdict
     phases: list[PhaseJudgement]
     decision: Decision | None = Field(description="None when no decide step was asked for")
+    decided_by: str | None = Field(default=None, description="run id in which it was made")
     variants: list[VariantJudgement] = Field(default_factory=list)
     adopted: str | None = Field(
         default=None, description="variant whose evidence takes the place of phases 1 to 3"

@@ -38,7 +38,7 @@ def build(paths: RunPaths, judgement: Judgement) -> Report:
     totals = Totals.of(tests)
     comparison = compare(plan, judgement, evidence)
     adopted = comparison.adopted.parity if comparison and comparison.adopted else None
-    landed = outcome.landing(plan, evidence)
+    landed = outcome.landing(plan, judgement, evidence)
     land_step = outcome.land_step(plan)
     return Report(
         title=plan.playbook.title,

@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from orchestrator.errors import ExitCode
 from orchestrator.models.playbook import DecideStep, LandStep
-from orchestrator.models.run import Judgement, RunPlan
+from orchestrator.models.run import BEING_LANDED, Judgement, RunPlan
 from orchestrator.models.verdict import Decision, Outcome, Reason, Verdict
 from orchestrator.reporting.comparison import flags
 from orchestrator.reporting.markdown import Markdown, code, codes, error, link, prose
@@ -130,6 +130,8 @@ def _parity(totals: Totals | None) -> str:
 
 
 def _config(landed: Landing | None, decision: Decision | None, config_file: str | None) -> str:
+    if landed and landed.now:
+        return f"{code(config_file)} is changed by the commit that this report is part of."
     if landed and landed.commit:
         name = code(config_file)
         if landed.diff:
@@ -168,8 +170,12 @@ def next_steps(
 def _after_decision(plan: RunPlan, decision: Decision, landed: Landing | None) -> Iterator[str]:
     step = land_step(plan)
     key = code(step.key if step else _KEY)
-    if landed and landed.pr_url:
+    if landed and landed.now:
+        yield Markdown("Review this change and merge it.")
+    elif landed and landed.pr_url:
         yield Markdown(f"Review the pull request: {link(landed.pr_url)}.")
+    elif landed and landed.commit and landed.branch is None:
+        yield Markdown("Nothing: the repository has it already.")
     elif landed and landed.commit:
         yield Markdown(f"Review branch {code(landed.branch)} and merge it.")
     elif decision.outcome is Outcome.ENABLE:
@@ -189,8 +195,10 @@ def land_step(plan: RunPlan) -> LandStep | None:
     return next((step for step in steps if isinstance(step, LandStep)), None)
 
 
-def landing(plan: RunPlan, evidence: Evidence) -> Landing | None:
+def landing(plan: RunPlan, judgement: Judgement, evidence: Evidence) -> Landing | None:
     """What the step that lands has left; None when it did not run."""
+    if any(phase.skipped == BEING_LANDED for phase in judgement.phases):
+        return Landing(None, None, None, None, (), (), None, now=True)
     step = land_step(plan)
     result = evidence.results.get(step.id) if step else None
     if result is None:

@@ -188,6 +188,8 @@ class Landing:
     files: tuple[str, ...]
     notes: tuple[str, ...]
     error: str | None
+    now: bool = False
+    """The report is part of what is being landed."""
 
 
 @dataclass(frozen=True)

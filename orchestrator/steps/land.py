@@ -29,13 +29,15 @@ class Land:
         """Land; what keeps it from landing is the user's to put right, and the decision stands."""
         watch = Stopwatch()
         judgement, report = session.conclude()
-        assert judgement.decision is not None, "the phase runs only when decided"  # noqa: S101
+        if judgement.decision is None or judgement.decided_by is None:
+            raise LandingError("there is no decision to land", remedy="orchestrate run --phase 0-2")
         stays_off = judgement.decision.outcome is Outcome.KEEP_OFF
         names = [name for name in session.playbook.deliverables if name.endswith(".csv")]
         benches = [session.paths.deliverable(name) for name in names]
         request = LandRequest(
             decision=judgement.decision,
-            run_id=session.run_id,
+            # the run that decided: landing again meets the same branch
+            run_id=judgement.decided_by,
             root=Path(session.root),
             config_file=step.config_file,
             key=step.key,

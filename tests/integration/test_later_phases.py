@@ -141,9 +141,14 @@ def test_phase_5_alone_lands_what_an_earlier_run_decided(lab: Lab) -> None:
     first = lab.run("--phase", "0-2")
     done = lab.run("--phase", "5")
     assert done.code == 0, done.stderr
-    branch = f"orchestrate/{done.last['run_id']}"
+    decided = first.last["run_id"]
+    branch = f"orchestrate/{decided}"  # of the run that decided, so that landing twice is once
     assert "sel_triton_min_L: 64" in lab.git("show", f"{branch}:configs/base.yaml")
-    folder = f"reports/runs/{done.last['run_id']}"
+    folder = f"reports/runs/{decided}"
+    commit = lab.git("rev-parse", branch)
+    again = lab.run("--phase", "5")
+    assert again.code == 0, again.stderr
+    assert lab.git("rev-parse", branch) == commit
     dense = lab.git("show", f"{branch}:{folder}/sel_dense.csv")
     assert dense == (first.run / "sel_dense.csv").read_text()
 
