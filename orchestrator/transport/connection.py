@@ -26,6 +26,7 @@ from orchestrator.transport.border import connection_lost, map_connect_errors
 from orchestrator.transport.files import RemoteFiles
 from orchestrator.transport.hostkeys import HostKey, HostKeys
 from orchestrator.transport.process import STDERR, STDOUT, RemoteProcess, chunks
+from orchestrator.transport.watch import HeardSocket, watch
 
 OUTPUT_LIMIT = 16 * 1024 * 1024
 """Most bytes that `run` returns; `stream` has no limit."""
@@ -58,7 +59,7 @@ class Connection:
         self.pod = pod
         self._host_keys = host_keys
         self._timeout = connect_timeout
-        self._transports: list[paramiko.Transport] = []
+        self._transports: list[tuple[paramiko.Transport, HeardSocket]] = []
         self._files: RemoteFiles | None = None
         self._files_lock = threading.Lock()
         with map_connect_errors(pod, pod.address, timeout=connect_timeout):
@@ -118,7 +119,12 @@ class Connection:
             if sock is not None:
                 sock.close()
             raise
-        hop.transport.set_keepalive(hops.KEEPALIVE)
+        watch(
+            hop.transport,
+            hop.transport.sock,
+            ask_every=hops.KEEPALIVE,
+            silent_for=hops.LINK_TIMEOUT,
+        )
 
     def _transport_for(
         self, hop: Any, sock: socket.socket, options: dict[str, Any]
@@ -126,8 +132,9 @@ class Connection:
         """A transport that notices a cut link and asks for the kind of host key that is known."""
         if isinstance(sock, socket.socket):
             hops.tune(sock)
-        transport = paramiko.Transport(sock, **options)
-        self._transports.append(transport)
+        heard: Any = HeardSocket(sock)  # as good as a socket to Paramiko
+        transport = paramiko.Transport(heard, **options)
+        self._transports.append((transport, heard))
         known = {key.type for key in self._host_keys.known(self.pod, hops.known_name(hop))}
         if "ssh-rsa" in known:  # the key's type; its signatures go by these names
             known |= {"rsa-sha2-512", "rsa-sha2-256"}
@@ -145,13 +152,13 @@ class Connection:
         for hop in hops.chain(self._fabric):
             hop.client.close()
             hop.transport = None
-        for transport in reversed(self._transports):
+        for transport, heard in reversed(self._transports):
             # Closed here as well: Paramiko forgets a transport whose handshake failed.
             transport.close()
             if transport.is_alive():
                 transport.join(timeout=2)
-            if isinstance(transport.sock, ProxyCommand):
-                hops.reap(transport.sock)
+            if isinstance(heard.inner, ProxyCommand):
+                hops.reap(heard.inner)
         self._transports.clear()
 
     @property

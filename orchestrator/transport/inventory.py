@@ -8,7 +8,7 @@ import os
 import posixpath
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -256,15 +256,46 @@ def _parse(pod: Pod, listing: bytes) -> Iterator[tuple[str, Item]]:
             raise SyncError(f"pod {pod.name}: find said {mtime!r} {size!r} {mode!r}") from error
 
 
-def plan(here: Mapping[str, Item], there: Remote) -> Plan:
-    """What makes the pod's files equal to ours."""
+def pushed(connection: Connection) -> frozenset[str]:
+    """What earlier pushes have put into the workdir: all that a push may ever delete.
+
+    A folder on the pod may hold a person's own files, and a workdir may be named wrongly.
+    """
+    script = 'cat -- "$1" 2>/dev/null; :'
+    listing = _query(connection, ("sh", "-c", script, "sh", _record(connection)))
+    return frozenset(os.fsdecode(path) for path in listing.split(b"\0") if path)
+
+
+def remember(connection: Connection, paths: Iterable[str]) -> None:
+    """Note what the workdir holds of ours."""
+    record = _record(connection)
+    _query(connection, ("mkdir", "-p", "-m", "700", "--", posixpath.dirname(record)))
+    listing = b"".join(os.fsencode(path) + b"\0" for path in sorted(paths))
+    connection.upload(listing, record)
+
+
+def _record(connection: Connection) -> str:
+    return f"{connection.pod.state_dir}/pushed"
+
+
+def plan(here: Mapping[str, Item], there: Remote, ours: Collection[str]) -> Plan:
+    """What makes the pod hold our files; of what else is there, only `ours` is deleted."""
     needed = {parent for path in here for parent in _parents(path)}
     kept = {parent for path in there.protected for parent in _parents(path)}
-    stale = [path for path, item in there.items.items() if item.kind != "d" and path not in here]
+    stale = [
+        path
+        for path, item in there.items.items()
+        if item.kind != "d" and path not in here and (path in ours or path in needed)
+    ]
+    emptied = {parent for path in stale for parent in _parents(path)}
+    # a folder where a file of ours goes must make way, if it can
     folders = [
         path
         for path, item in there.items.items()
-        if item.kind == "d" and path not in needed and path not in kept
+        if item.kind == "d"
+        and path not in needed
+        and path not in kept
+        and (path in emptied or path in here)
     ]
     return Plan(
         send=sorted(path for path, item in here.items() if not item.same_as(there.items.get(path))),

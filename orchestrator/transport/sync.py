@@ -74,9 +74,10 @@ class SyncReport:
 def push(connection: Connection, root: Path, *, protect: Sequence[str] = ()) -> SyncReport:
     """Make the pod's workdir hold the files of the repository at `root`.
 
-    Times and the executable bit are kept, links stay links. Files on the pod that the repository
-    does not have are deleted, except environments, `.orchestrate`, `runs`, caches, and what
-    `protect` names: `name` anywhere or `/path` from the workdir, with wildcards.
+    Times and the executable bit are kept, links stay links. Files that an
+    earlier push put there and the repository no longer has are deleted; a file that is not ours
+    never is, nor anything in environments, `.orchestrate`, `runs`, caches, and what `protect`
+    names: `name` anywhere or `/path` from the workdir, with wildcards.
 
     Raises:
         SyncError: the files could not be listed, sent or deleted; nothing is lost by trying again.
@@ -86,13 +87,16 @@ def push(connection: Connection, root: Path, *, protect: Sequence[str] = ()) -> 
     root = root.absolute()
     here = inventory.local(root, source.files(root))
     there = inventory.remote(connection, protect, here)
-    todo = inventory.plan(here, there)
+    ours = inventory.pushed(connection)
+    todo = inventory.plan(here, there, ours)
     method: Method = "rsync" if there.has_rsync and _local_rsync() else "tar"
     sent = 0
     if todo.delete or todo.delete_folders:
         inventory.delete(connection, todo)
     if todo.send:
         sent = (_rsync if method == "rsync" else _tar)(connection, root, todo.send)
+    if ours != here.keys():
+        inventory.remember(connection, here)
     return SyncReport(
         method=method,
         files=len(here),
@@ -147,7 +151,7 @@ def _rsync(connection: Connection, root: Path, paths: Sequence[str]) -> int:
         f"{host}:{connection.pod.workdir}/",
     ]
     names = b"".join(b"./" + os.fsencode(path) + b"\0" for path in paths)
-    status, output, errors = _run(argv, names)
+    status, output, errors = _run(argv, names, connection)
     if status == 0:
         match = re.search(rb"Total bytes sent: ([\d,]+)", output)
         return int(match[1].replace(b",", b"")) if match else 0
@@ -162,8 +166,12 @@ def _rsh_word(word: str) -> str:
     return "'" + word.replace("'", "''") + "'"
 
 
-def _run(argv: Sequence[str], stdin: bytes) -> tuple[int, bytes, bytes]:
-    """Run rsync and the ssh it starts; neither outlives this call."""
+def _run(argv: Sequence[str], stdin: bytes, connection: Connection) -> tuple[int, bytes, bytes]:
+    """Run rsync and the ssh it starts; neither outlives this call, nor the session beside them.
+
+    That one notices a cut link sooner than ssh does.
+    """
+    deadline = time.monotonic() + _LIMIT
     environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     # ssh runs a ProxyCommand with $SHELL
     environment |= {"LC_ALL": "C", "SHELL": "/bin/sh"}
@@ -177,12 +185,19 @@ def _run(argv: Sequence[str], stdin: bytes) -> tuple[int, bytes, bytes]:
     )
     with process:
         try:
-            output, errors = process.communicate(stdin, timeout=_LIMIT)
-        except BaseException as error:
+            unsent: bytes | None = stdin
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    output, errors = process.communicate(unsent, timeout=1)
+                    break
+                unsent = None  # it has been taken over
+                if not connection.is_open:
+                    raise connection_lost(connection.pod, "during rsync")
+                if time.monotonic() > deadline:
+                    raise SyncError(f"rsync did not finish within {_LIMIT:g} s")
+        except BaseException:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            if isinstance(error, subprocess.TimeoutExpired):
-                raise SyncError(f"rsync did not finish within {_LIMIT:g} s") from error
             raise
     return process.returncode, output, errors
 

@@ -89,7 +89,8 @@ def tree(root: Path) -> dict[str, str]:
         if path.is_symlink()
         else path.read_text(encoding="utf-8")
         for path in root.rglob("*")
-        if path.is_symlink() or path.is_file()
+        if (path.is_symlink() or path.is_file())
+        and path.relative_to(root) != Path(".orchestrate/pushed")  # the push's own record
     }
 
 
@@ -164,9 +165,17 @@ def test_deletes_stale_files_but_nothing_of_the_pods_own(carrier, connection, ro
         "ckpt/weights.pt",
         "pkg/keep.me",
     )
-    stale = ("old.py", "pkg/old.py", "gone/old.py", "x.log", "deep/er/still")
-    for name in own + stale:
+    foreign = ("thesis.txt", "pkg/notes.txt", "theirs/.env", "x.log")
+    stale = ("old.py", "pkg/old.py", "gone/old.py", "deep/er/still")
+    for name in own + foreign:
         write(workdir, name, "pod")
+    own += foreign  # never deleted, though the repository has no such file
+    for name in stale:
+        write(root, name, "mine")
+    push(connection, root, protect=["/ckpt", "*.me"])
+    assert (workdir / "deep/er/still").exists()
+    for name in stale:
+        (root / name).unlink()
     report = push(connection, root, protect=["/ckpt", "*.me"])
     assert report.deleted == len(stale)
     assert tree(workdir) == {**pushed(root), **dict.fromkeys(own, "pod")}
