@@ -10,15 +10,16 @@ CACHE := $(CURDIR)/.cache
 PIP := -m pip install --quiet --disable-pip-version-check
 PYTEST := -m pytest -q -n 2
 
-.PHONY: run test test-full check unit integration kernels install schema clean
+.PHONY: run test test-full check unit integration faults kernels install schema clean
 
 run: $(VENV)/.run
-	@tests/make-run.sh $(BIN)/orchestrate $(RUNS_DIR)
+	@$(BIN)/python tests/make_run.py $(BIN)/orchestrate $(RUNS_DIR)
 
-test: check unit kernels integration
+test: check unit kernels integration faults
 	@echo "all tests passed"
 
-# The long versions; tests/faults and the compile matrix join it as they come.
+# The long versions; the compile matrix joins it as it comes.
+test-full: export FAULTS_FULL = 1
 test-full: test
 
 check: $(VENV)/.dev
@@ -33,6 +34,11 @@ unit: $(VENV)/.dev
 integration: $(VENV)/.dev $(CACHE)/.environment
 	tests/system-packages.sh
 	ORCHESTRATE_CACHE=$(CACHE) $(BIN)/python $(PYTEST) -W error tests/integration
+
+# Cut links, kills, full disks, hostile pods. As root with network namespaces where they may be made.
+faults: $(VENV)/.dev
+	tests/system-packages.sh
+	$(BIN)/python $(PYTEST) -W error tests/faults
 
 # In the environment that the controller itself sets up on its embedded pod.
 kernels: $(CACHE)/.environment

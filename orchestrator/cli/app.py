@@ -44,7 +44,7 @@ ACCEPT_HOST_KEY = click.option(
 def main() -> NoReturn:
     """Entry point: maps every error to a message and its exit code."""
     # A closed terminal or a `kill` must clean up just as Ctrl-C does.
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, _terminate)
     try:
         code = cli.main(standalone_mode=False, prog_name="orchestrate")
@@ -62,6 +62,10 @@ def main() -> NoReturn:
         # the reader, `head` perhaps, has seen enough; Python must not complain while exiting
         sys.stdout = None
         sys.exit(128 + signal.SIGPIPE)
+    except Exception:  # noqa: BLE001 - exit code 1 means that a gate failed, which none did
+        sys.excepthook(*sys.exc_info())
+        click.echo("this is a defect of orchestrate; the run directory is kept", err=True)
+        sys.exit(ExitCode.INFRA)
 
 
 def _terminate(number: int, _frame: object) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import TracebackType
 
 from rich.console import Console as Terminal
@@ -59,11 +61,21 @@ class Lines:
             self._line(text[:_LONGEST])
 
 
+class _Terminal(Terminal):
+    """A reader that has seen enough (`| head`) ends the printing, not the experiment."""
+
+    def on_broken_pipe(self) -> None:
+        """Go on, silently."""
+        self.quiet = True
+        with suppress(OSError, ValueError):
+            self.file = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+
+
 class Console:
     """Prints a run. With `--json`, to standard error, for standard output is the script's."""
 
     def __init__(self, *, to_stderr: bool = False) -> None:
-        self.terminal = Terminal(
+        self.terminal = _Terminal(
             file=sys.stderr if to_stderr else sys.stdout, highlight=False, soft_wrap=True
         )
         self._lines = Lines(self._log_line)

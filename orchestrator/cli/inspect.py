@@ -40,8 +40,13 @@ def runs_command(runs_dir: Path, *, as_json: bool) -> int:
     """One line a run."""
     rows: list[dict[str, Any]] = []
     for paths in store.all_runs(runs_dir):
-        plan = store.read_plan(paths)
-        judgement = store.read_judgement(paths)
+        try:
+            plan = store.read_plan(paths)
+            judgement = store.read_judgement(paths)
+        except StoreError as error:
+            damaged = {"run_id": paths.run_id, "damaged": error.message}
+            rows.append(damaged)
+            continue
         rows.append(
             {
                 "run_id": plan.run_id,
@@ -58,6 +63,9 @@ def runs_command(runs_dir: Path, *, as_json: bool) -> int:
     if not rows:
         click.echo(f"no runs in {runs_dir}")
     for row in rows:
+        if "damaged" in row:
+            click.echo(f"{row['run_id']}  damaged: {row['damaged']}")
+            continue
         phases = ",".join(map(str, row["phases"]))
         verdict = row["verdict"] or "unfinished"
         decision = row["decision"] or "-"

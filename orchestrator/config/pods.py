@@ -47,7 +47,7 @@ def embedded_pod(root: Path, environment: str) -> Pod:
         root: repository to be synced; each has its own workdir.
         environment: name of the virtual environment, which repositories share.
     """
-    digest = hashlib.sha256(str(root).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(os.fsencode(root)).hexdigest()[:8]
     name = re.sub(r"[^A-Za-z0-9._-]", "_", root.name) or "root"
     home = cache_dir() / EMBEDDED
     return Pod(

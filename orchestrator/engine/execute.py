@@ -135,6 +135,12 @@ def _to_the_end(plan: RunPlan, paths: RunPaths, events: EventLog, ports: Ports) 
     except OrchestrateError as stopped:
         error = stopped
         events.append("run.error", reason=_reason(stopped).value, message=stopped.message)
+    except OSError as stopped:  # our own files; those of the network are mapped at the border
+        where = f" ({stopped.filename})" if stopped.filename else ""
+        raise InfraError(
+            f"run {plan.run_id} cannot be written here: {stopped.strerror}{where}",
+            remedy="free space, or mend the folder, then: orchestrate resume",
+        ) from stopped
     except (KeyboardInterrupt, SystemExit):
         # not the machine's doing: what was not run is not verified
         events.append("run.error", reason=Reason.NOT_RUN.value, message="interrupted")

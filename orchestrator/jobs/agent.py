@@ -19,11 +19,18 @@ The job directory, in the order in which its files appear:
     out/          what the job leaves for collection
     lock          held (flock) from the start of the supervisor to its end
     agent.log     what went wrong in the supervisor itself; normally empty
-    process.json  pids with start times and boot, so that a reused pid is never mistaken for ours
+    process.json  pids with start times and boot, so that a reused pid is never mistaken for ours;
+                  while the job waits for the device, who has it
     started       once this is there the job is never started again
     log           stdout and stderr of the command, secrets masked
     cancelled     somebody asked to stop
     result.json   how it ended; wins over everything else
+
+A spec with a `lock` runs alone on its devices: the supervisor takes `<lock>.<index>` (flock) for
+each GPU in CUDA_VISIBLE_DEVICES, for every GPU where that names none by number, and shares it with
+the command, so that the device stays taken for as long as either lives. The files are common to all
+users of the pod and are never removed. A job that waits is SUBMITTED, its timeout does not run, and
+should its supervisor die, nothing was started: submit it again.
 """
 
 from __future__ import annotations
@@ -34,6 +41,7 @@ import fcntl
 import hashlib
 import json
 import os
+import pwd
 import select
 import signal
 import stat
@@ -48,8 +56,11 @@ CHUNK = 1 << 16
 RESERVE_BYTES = 1 << 16
 DISK_FULL_BYTES = 1 << 20  # less than this left, and a failure is put down to the disk
 POLL_S = 0.05
+DEVICE_POLL_MS = 100
+LOG_TAIL_BYTES = 1 << 16
 GRACE_S = 2.0  # for output still in the pipe once the command has exited
 MASK = b"***"
+NOTE_BYTES = 2048  # what the holder of a device writes into the lock file, padded
 # What makes two submissions the same one; values of secrets are never stored, so only their names.
 IDENTITY = ("job_id", "argv", "cwd", "env", "timeout_s", "secret_names")
 
@@ -73,6 +84,8 @@ class Spec(NamedTuple):
     kill_after_s: float = 10.0
     secrets: Mapping[str, str] = {}
     min_free_bytes: int = 0
+    lock: str | None = None  # None: others may run on the device meanwhile
+    lock_wait: bool = True  # False: FAILED, reason "busy", where it is taken
 
     @classmethod
     def parse(cls, raw: bytes) -> Spec:
@@ -85,12 +98,14 @@ class Spec(NamedTuple):
         checks = {
             "job_id": _is_text(spec.job_id) and bool(spec.job_id),
             "argv": isinstance(spec.argv, list) and spec.argv and all(map(_is_text, spec.argv)),
-            "cwd": spec.cwd is None or (_is_text(spec.cwd) and spec.cwd.startswith("/")),
+            "cwd": spec.cwd is None or _is_path(spec.cwd),
             "env": _is_env(spec.env),
             "secrets": _is_env(spec.secrets) and all(spec.secrets.values()),
             "timeout_s": spec.timeout_s is None or (_is_number(spec.timeout_s) and spec.timeout_s),
             "kill_after_s": _is_number(spec.kill_after_s),
             "min_free_bytes": _is_number(spec.min_free_bytes),
+            "lock": spec.lock is None or _is_path(spec.lock),
+            "lock_wait": isinstance(spec.lock_wait, bool),
         }
         bad = [name for name, good in checks.items() if not good]
         if bad:
@@ -112,6 +127,10 @@ def _is_text(value: object) -> bool:
         return isinstance(value, str) and b"\0" not in _encode(value)
     except UnicodeEncodeError:
         return False
+
+
+def _is_path(value: Any) -> bool:
+    return _is_text(value) and bool(value.startswith("/"))
 
 
 def _is_env(value: object) -> bool:
@@ -157,7 +176,7 @@ class Job:
             draft.reserve.touch(mode=0o600)
             draft.reserve.write_bytes(os.urandom(RESERVE_BYTES))
             record = {**spec.record(), "created_at": time.time()}
-            _write_durably(draft.spec, record, via=draft.dir / "job.json.tmp")
+            _write_durably(draft.spec, record)
             draft.dir.rename(self.dir)
             _fsync_directory(self.dir.parent)
         except OSError as error:
@@ -171,12 +190,10 @@ class Job:
     def try_lock(self) -> int | None:
         """Return a descriptor that holds the lock until every copy of it is closed, or None."""
         fd = os.open(self.lock, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            return None
-        return fd
+        if _flock(fd):
+            return fd
+        os.close(fd)
+        return None
 
     def status(self) -> dict[str, Any]:
         """Return what is true now, by files and live processes."""
@@ -195,6 +212,7 @@ class Job:
             state = "SUBMITTED"
         else:
             state = "RUNNING" if supervised else "LOST"
+        waits = state == "SUBMITTED" and supervised
         return {
             "job_id": (_read_json(self.spec) or {}).get("job_id"),
             "state": state,
@@ -202,6 +220,7 @@ class Job:
             "supervisor_pid": supervisor and supervisor["pid"],
             "command_alive": _alive(command, process.get("boot_id")),
             "cancel_requested": self.cancelled.exists(),
+            "waiting_for": process.get("waiting_for") if waits else None,
             "log_bytes": self.log.stat().st_size if self.log.exists() else 0,
             "result": result,
         }
@@ -224,8 +243,9 @@ def _write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def _write_durably(path: Path, content: dict[str, Any], via: Path) -> None:
+def _write_durably(path: Path, content: dict[str, Any], via: Path | None = None) -> None:
     """Write `via`, keeping the blocks it has, and rename it to `path`."""
+    via = via or path.with_name(f"{path.name}.tmp")
     data = json.dumps(content).encode() + b"\n"
     fd = os.open(via, os.O_WRONLY | os.O_CREAT, 0o600)
     try:
@@ -249,6 +269,118 @@ def _fsync_directory(path: Path) -> None:
 def _free_bytes(path: Path) -> int:
     usage = os.statvfs(path)
     return usage.f_bavail * usage.f_frsize
+
+
+def _mib(size: float) -> str:
+    return f"{size / (1 << 20):.1f} MiB"
+
+
+def _tree_bytes(top: Path) -> int:
+    """Bytes on the disk of the files below `top`; some may go away meanwhile."""
+    total = 0
+    for path in _walk(top)[0]:
+        with contextlib.suppress(OSError):
+            total += 512 * path.lstat().st_blocks
+    return total
+
+
+# -- the device -------------------------------------------------------------------------------
+
+
+class Device:
+    """The devices a job has to itself, each stood for by a file that is locked."""
+
+    def __init__(self, lock: str | None, env: Mapping[str, str]) -> None:
+        named = env.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        if all(name.strip().isdigit() for name in named):
+            numbers = set(map(int, named))
+        else:  # not set, or set to something else than numbers: any may be meant
+            numbers = set(range(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))) or 1))
+        self._paths = [f"{lock}.{number}" for number in sorted(numbers)] if lock else []
+        self.locks: list[int] = []
+
+    def take(self) -> dict[str, Any] | None:
+        """Take every lock and return None; or take none and return who has one."""
+        for path in self._paths:
+            fd = _open_shared(path)
+            self.locks.append(fd)
+            if not _flock(fd) or not _is_at(fd, path):
+                holder = _holder(fd)
+                self.leave()
+                return holder
+        return None
+
+    def leave(self) -> None:
+        """Unlock, also for processes that left the command's group with the descriptors."""
+        for fd in self.locks:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+            os.close(fd)
+        self.locks = []
+
+    def sign(self, job_id: str, pid: int) -> None:
+        """Say in the files who has it, each in one write that nobody sees half of."""
+        try:
+            user = pwd.getpwuid(os.getuid()).pw_name
+        except KeyError:
+            user = str(os.getuid())
+        note = {"job_id": job_id, "pid": pid, "user": user, "since": time.time()}
+        for fd in self.locks:
+            with contextlib.suppress(OSError):  # a full disk; the lock is what counts
+                os.pwrite(fd, json.dumps(note).encode().ljust(NOTE_BYTES), 0)
+
+
+def _flock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _open_shared(path: str) -> int:
+    """Open a file that every user may lock, in a directory where anybody may have put something."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    while True:
+        try:
+            # Without O_CREAT, which fs.protected_regular refuses on a file of somebody else.
+            fd = os.open(path, flags)
+        except FileNotFoundError:
+            try:
+                fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
+            except FileExistsError:
+                continue
+            os.fchmod(fd, 0o666)  # whatever the umask
+        found = os.fstat(fd)
+        if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:  # 0: removed just now
+            return fd
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a plain file with one name", path)
+
+
+def _is_at(fd: int, path: str) -> bool:
+    """Say whether the path still leads to the open file."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _holder(fd: int) -> dict[str, Any]:
+    """Read who says to hold the lock; anybody can write there, so only what makes sense counts."""
+    try:
+        note = json.loads(os.pread(fd, NOTE_BYTES, 0))
+    except (ValueError, RecursionError):
+        note = None
+    if not isinstance(note, dict):
+        note = {}
+    kinds: dict[str, Any] = {"job_id": str, "pid": int, "user": str, "since": (int, float)}
+    return {key: note.get(key) if isinstance(note.get(key), kinds[key]) else None for key in kinds}
+
+
+def _describe(holder: dict[str, Any]) -> str:
+    if holder["job_id"] is None:
+        return "another process"
+    return f"job {holder['job_id']} of {holder['user']} (process {holder['pid']})"
 
 
 # -- processes --------------------------------------------------------------------------------
@@ -413,7 +545,11 @@ class Supervisor:
         self._log_error: OSError | None = None
         self._began_at: float | None = None
         self._began = self._deadline = float("inf")  # monotonic
-        self._oom_kills = (_cgroup_oom_kills(), _host_oom_kills())
+        self._oom_kills = (0, 0)  # when the command began
+        self._device = Device(spec.lock, {**os.environ, **spec.env})
+        self._process: dict[str, Any] = {}  # what process.json holds
+        self._poller = select.poll()
+        self._wake_fd = -1
         self._asked_to_stop = False  # by SIGTERM
         self._stopped_by: str | None = None  # cancel, signal, disk or timeout
         self._kill_at: float | None = None
@@ -422,14 +558,11 @@ class Supervisor:
     def run(self, tell_ready: Callable[[], None]) -> None:
         """Start the command, see it through, record how it ended."""
         job = self._job
-        wake_fd = self._catch_signals()
-        process: dict[str, Any] = {
-            "boot_id": _boot_id(),
-            "supervisor": _identity(os.getpid()),
-            "command": None,
-        }
-        _write_durably(job.process, process, job.dir / "process.json.tmp")
-        _write_durably(job.started, {"at": time.time()}, job.dir / "started.tmp")
+        self._catch_signals()
+        self._register(boot_id=_boot_id(), supervisor=_identity(os.getpid()), command=None)
+        if not self._wait_for_device(tell_ready):
+            return
+        _write_durably(job.started, {"at": time.time()})
         if job.cancelled.exists():
             self.record("CANCELLED")
             return
@@ -449,10 +582,10 @@ class Supervisor:
             self.record("FAILED", "exit", hint, exit_code=127 if missing else 126)
             return
         try:
-            process["command"] = _identity(command.pid)
-            _write_durably(job.process, process, job.dir / "process.json.tmp")
+            self._register(command=_identity(command.pid))
+            self._device.sign(self._spec.job_id, command.pid)
             tell_ready()
-            self._see_through(command, wake_fd)
+            self._see_through(command)
         finally:
             # Before reaping: the zombie keeps the number of the group from being used again.
             _signal_group(command.pid, signal.SIGKILL)
@@ -462,18 +595,18 @@ class Supervisor:
         exit_code = None if by_signal else os.WEXITSTATUS(status)
         command.returncode = status  # it has been reaped
         _wait_until(lambda: not _group_alive(command.pid), 1)
+        self._device.leave()
         self._write(self._redactor.feed(b"", final=True))
         outcome = self._outcome(exit_code, by_signal)
-        self.record(*outcome, exit_code, by_signal, usage.ru_maxrss * 1024)
+        peak = usage.ru_maxrss * 1024
+        self.record(*outcome, exit_code=exit_code, signal=by_signal, max_rss_bytes=peak)
 
     def record(
         self,
         state: str,
         reason: str | None = None,
         hint: str | None = None,
-        exit_code: int | None = None,
-        by_signal: int | None = None,
-        max_rss_bytes: int | None = None,
+        **ended: int | None,
     ) -> None:
         """Write the result, over the reserved blocks, so that a full disk cannot prevent it."""
         ran = self._began_at is not None
@@ -481,12 +614,13 @@ class Supervisor:
             "job_id": self._spec.job_id,
             "state": state,
             "reason": reason,
-            "exit_code": exit_code,
-            "signal": by_signal,
+            "exit_code": None,
+            "signal": None,
+            "max_rss_bytes": None,
+            **ended,
             "started_at": self._began_at,
             "ended_at": time.time(),
             "duration_s": time.monotonic() - self._began if ran else 0.0,
-            "max_rss_bytes": max_rss_bytes,
             "log_bytes": self._log_bytes,
             "log_sha256": self._log_hash.hexdigest(),
             "hint": hint,
@@ -498,9 +632,46 @@ class Supervisor:
             # A copy-on-write disk needs new blocks even for this: free the reserved ones.
             with contextlib.suppress(FileNotFoundError):
                 job.reserve.unlink()
-            _write_durably(job.result, content, via=job.dir / "result.json.tmp")
+            _write_durably(job.result, content)
 
-    def _catch_signals(self) -> int:
+    def _register(self, **known: Any) -> None:
+        self._process.update(known)
+        _write_durably(self._job.process, self._process)
+
+    def _wait_for_device(self, tell_ready: Callable[[], None]) -> bool:
+        """Take the device; False when the job is not to start after all."""
+        while True:
+            try:
+                holder = self._device.take()
+            except OSError as error:
+                why = f"the device cannot be locked: {error.filename}: {error.strerror}"
+                self.record("FAILED", "busy", why)
+                return False
+            if holder is None:
+                self._device.sign(self._spec.job_id, os.getpid())
+                return True
+            if self._job.cancelled.exists():
+                self.record("CANCELLED")
+                return False
+            if self._asked_to_stop:
+                return False
+            if not self._spec.lock_wait:
+                self.record("FAILED", "busy", f"the device is taken by {_describe(holder)}")
+                return False
+            if holder != self._process.get("waiting_for"):
+                self._register(waiting_for=holder)
+            tell_ready()
+            self._poll(DEVICE_POLL_MS)
+
+    def _poll(self, timeout_ms: float) -> bool:
+        """Wait for output of the command, a signal or the time; True if it was output."""
+        ready = [fd for fd, _ in self._poller.poll(timeout_ms)]
+        if self._wake_fd in ready:
+            os.read(self._wake_fd, CHUNK)
+            ready.remove(self._wake_fd)
+        return bool(ready)
+
+    def _catch_signals(self) -> None:
         """Make signals wake the loop; unlike SIG_IGN, handlers are not inherited."""
 
         def on_term(_number: int, _frame: object) -> None:
@@ -509,11 +680,11 @@ class Supervisor:
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD):
             signal.signal(number, lambda _number, _frame: None)
         signal.signal(signal.SIGTERM, on_term)
-        wake_fd, write_fd = os.pipe()
-        os.set_blocking(wake_fd, False)
+        self._wake_fd, write_fd = os.pipe()
+        os.set_blocking(self._wake_fd, False)
         os.set_blocking(write_fd, False)
         signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
-        return wake_fd
+        self._poller.register(self._wake_fd, select.POLLIN)
 
     def _start(self) -> subprocess.Popen[bytes]:
         spec, job = self._spec, self._job
@@ -522,6 +693,7 @@ class Supervisor:
             raise NotADirectoryError(errno.ENOTDIR, "no such working directory", str(cwd))
         ours = {"ORCH_JOB_DIR": str(job.dir), "ORCH_OUT": str(job.out)}
         env = {**spec.env, **spec.secrets, **ours}
+        self._oom_kills = (_cgroup_oom_kills(), _host_oom_kills())
         self._began_at, self._began = time.time(), time.monotonic()
         self._deadline = self._began + (spec.timeout_s or float("inf"))
         return subprocess.Popen(
@@ -532,17 +704,16 @@ class Supervisor:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             bufsize=0,
+            pass_fds=self._device.locks,
             start_new_session=True,
         )
 
-    def _see_through(self, command: subprocess.Popen[bytes], wake_fd: int) -> None:
+    def _see_through(self, command: subprocess.Popen[bytes]) -> None:
         """Copy output until the command is done, stopping it where that is called for."""
         assert command.stdout is not None  # noqa: S101 - for the type checker
         pipe_fd = command.stdout.fileno()
         os.set_blocking(pipe_fd, False)
-        poller = select.poll()
-        poller.register(pipe_fd, select.POLLIN)
-        poller.register(wake_fd, select.POLLIN)
+        self._poller.register(pipe_fd, select.POLLIN)
         output_ended = False
         while True:
             now = time.monotonic()
@@ -552,12 +723,9 @@ class Supervisor:
             self._enforce(command.pid, now)
             if self._is_over(command.pid, now, output_ended):
                 return
-            for fd, _ in poller.poll(self._wait_ms(now)):
-                if fd == wake_fd:
-                    os.read(wake_fd, CHUNK)
-                elif not self._copy(pipe_fd):
-                    output_ended = True
-                    poller.unregister(pipe_fd)
+            if self._poll(self._wait_ms(now)) and not self._copy(pipe_fd):
+                output_ended = True
+                self._poller.unregister(pipe_fd)
 
     def _enforce(self, pgid: int, now: float) -> None:
         if self._exited_at is None and self._stopped_by is None:
@@ -641,16 +809,21 @@ class Supervisor:
         if by_signal:
             hint = "SIGKILL came from outside the job's supervisor" if killed else None
             return "FAILED", "signal", hint
-        return "FAILED", "exit", None
+        return "FAILED", "exit", self._hint_from_log()
+
+    def _hint_from_log(self) -> str | None:
+        """A guess for people; what the job's state is, no text in a log has a say in."""
+        with contextlib.suppress(OSError), self._job.log.open("rb") as log:
+            log.seek(max(0, self._log_bytes - LOG_TAIL_BYTES))
+            tail = log.read(LOG_TAIL_BYTES)
+            if b"CUDA out of memory" in tail or b"torch.OutOfMemoryError" in tail:
+                return "CUDA out of memory, says the log: use a larger GPU, or smaller shapes"
+        return None
 
     def _disk_use(self) -> str:
-        out_bytes = 0
-        for path in _walk(self._job.out)[0]:
-            with contextlib.suppress(OSError):  # it may be gone by now
-                out_bytes += path.lstat().st_size
         return (
-            f"{_free_bytes(self._job.dir)} bytes free at {self._job.dir}; "
-            f"log has {self._log_bytes}, out/ {out_bytes}"
+            f"{_mib(_free_bytes(self._job.dir))} free at {self._job.dir}; "
+            f"log has {_mib(self._log_bytes)}, out/ {_mib(_tree_bytes(self._job.out))}"
         )
 
 
@@ -660,7 +833,8 @@ class Supervisor:
 def submit(job: Job) -> dict[str, Any]:
     """Start the job of the spec on stdin, unless it has been started before."""
     spec = Spec.parse(sys.stdin.buffer.read())
-    if not job.started.exists():
+    before = job.status()
+    if before["state"] in ("ABSENT", "SUBMITTED") and before["waiting_for"] is None:
         _require_space(job, spec.min_free_bytes)
     if not job.spec.exists():
         job.create(spec)
@@ -675,7 +849,7 @@ def submit(job: Job) -> dict[str, Any]:
     def settled() -> bool:
         nonlocal lock
         lock = job.try_lock()
-        return lock is not None or job.status()["state"] != "SUBMITTED"
+        return lock is not None or _is_under_way(job.status())
 
     if not _wait_until(settled, 30):
         raise Refused("another submission holds the lock and does not start the job")
@@ -683,20 +857,32 @@ def submit(job: Job) -> dict[str, Any]:
     if created and lock is not None:
         _launch(job, spec, lock)
     status = job.status()
-    if status["state"] == "SUBMITTED":
+    if not _is_under_way(status):
         raise Refused(f"the supervisor did not start; see {job.agent_log}")
     return {"created": created, **status}
+
+
+def _is_under_way(status: dict[str, Any]) -> bool:
+    return status["state"] != "SUBMITTED" or status["waiting_for"] is not None
 
 
 def _require_space(job: Job, wanted: int) -> None:
     place = next(path for path in (job.dir, *job.dir.parents) if path.exists())
     free = _free_bytes(place)
-    if free < wanted:
-        raise Refused(f"{free} bytes free at {place}, {wanted} wanted; nothing was started")
+    if free >= wanted:
+        return
+    why = f"{_mib(free)} free at {place}, {_mib(wanted)} wanted: nothing was started"
+    jobs = job.dir.parent.iterdir() if job.dir.parent.is_dir() else ()
+    sizes = sorted((_tree_bytes(path), path.name) for path in jobs if (path / "job.json").exists())
+    if sizes:
+        total = _mib(sum(size for size, _ in sizes))
+        size, name = sizes[-1]
+        why += f"; {len(sizes)} jobs in {job.dir.parent} hold {total}, {name} {_mib(size)} of it"
+    raise Refused(why)
 
 
 def _launch(job: Job, spec: Spec, lock: int) -> None:
-    """Fork the supervisor away from this session; return when the command runs or has failed."""
+    """Fork the supervisor away from this session; return when the command runs, waits or failed."""
     ready, tell = os.pipe()
     child = os.fork()
     if child == 0:
@@ -722,7 +908,7 @@ def _become_supervisor(job: Job, spec: Spec, lock: int, tell: int) -> NoReturn:
             if int(path.name) > 2 and int(path.name) not in (lock, tell):
                 with contextlib.suppress(OSError):
                     os.close(int(path.name))
-        Supervisor(job, spec).run(tell_ready=lambda: os.close(tell))
+        Supervisor(job, spec).run(tell_ready=os.fdopen(tell, "w").close)  # twice does no harm
         exit_code = 0
     except BaseException:  # noqa: BLE001 - last frame of a daemon: agent.log is all there is
         sys.excepthook(*sys.exc_info())

@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+from orchestrator.jobs.job import Holder, JobSpec
 from orchestrator.jobs.launcher import SshLauncher
-from orchestrator.models.run import JobOutcome
+from orchestrator.models.run import JobOutcome, JobState
 
 Sink = Callable[[bytes], None]
+_WAIT_S = 0.5
+
+
+def start(launcher: SshLauncher, spec: JobSpec, on_wait: Callable[[Holder], None]) -> bool:
+    """Submit the job and see it through the wait for its device, until it has been started.
+
+    Says whether this call created it. `on_wait` hears of each job that has the device meanwhile.
+
+    Raises:
+        ConnectionLost: the link broke; call again.
+    """
+    created = False
+    while True:
+        status = launcher.submit(spec)
+        created = created or status.created
+        told: Holder | None = None
+        while status.waiting_for is not None:
+            if told is None or told.job_id != status.waiting_for.job_id:
+                told = status.waiting_for
+                on_wait(told)
+            time.sleep(_WAIT_S)
+            status = launcher.status(spec.job_id)
+        if status.state != JobState.SUBMITTED.value:
+            return created
+        # What waited on the pod is gone, and started nothing: submit the job again.
 
 
 def follow(launcher: SshLauncher, job_id: str, log: Path, sink: Sink) -> JobOutcome:

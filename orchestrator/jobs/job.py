@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from orchestrator.models.command import Command, Secret
 from orchestrator.models.run import JobOutcome, JobState
 
+MIN_FREE_BYTES = 100 << 20
+
 
 @dataclass(frozen=True)
 class JobSpec:
@@ -20,6 +22,12 @@ class JobSpec:
     command: Command
     timeout_s: float | None = None
     secrets: Mapping[str, Secret] = field(default_factory=dict)
+    min_free_bytes: int = MIN_FREE_BYTES
+    """Less room than this on the pod's disk, and the job is not started."""
+    lock: str | None = None
+    """File on the pod that stands for its device; the job has the device to itself."""
+    lock_wait: bool = True
+    """Wait where the device is taken; otherwise the job fails, for the reason `BUSY`."""
 
     def to_wire(self) -> bytes:
         """The agent's input. The only place where secrets are spelled out; goes to stdin."""
@@ -30,6 +38,9 @@ class JobSpec:
             "env": dict(self.command.env),
             "timeout_s": self.timeout_s,
             "secrets": {name: secret.value for name, secret in self.secrets.items()},
+            "min_free_bytes": self.min_free_bytes,
+            "lock": self.lock,
+            "lock_wait": self.lock_wait,
         }
         return json.dumps(spec).encode()
 
@@ -54,10 +65,27 @@ class AgentResult(_FromPod):
     hint: str | None = None
 
 
+BUSY = "busy"
+"""Reason of a job that was not started because its device is taken."""
+
+
+class Holder(_FromPod):
+    """Who has the device, by its own word, in a file that every user of the pod can write."""
+
+    job_id: str | None = None
+    pid: int | None = None
+    user: str | None = None
+    since: float | None = Field(default=None, description="seconds since 1970, by the pod's clock")
+
+
 class JobStatus(_FromPod):
-    """Answer to `status`. ABSENT: the pod knows no such job."""
+    """Answer to `status` and `submit`. ABSENT: the pod knows no such job."""
 
     state: str
+    created: bool = Field(default=False, description="by the call to `submit` that this answers")
+    waiting_for: Holder | None = Field(
+        default=None, description="SUBMITTED, and to be started when this one leaves the device"
+    )
     log_bytes: int = 0
     result: AgentResult | None = None
 

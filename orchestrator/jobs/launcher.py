@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from functools import cached_property
 from importlib import resources
+from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -35,10 +36,23 @@ class SshLauncher:
         """Where the job leaves its artifacts, `${out}` of the playbook."""
         return f"{self.directory(job_id)}/out"
 
-    def submit(self, spec: JobSpec) -> bool:
-        """Start the job unless it was started before; says whether this call created it."""
-        answer = self._call("submit", spec.job_id, stdin=spec.to_wire())
-        return bool(answer.get("created"))
+    def device_lock(self) -> str:
+        """The file that stands for the pod's devices, the same for all users and workdirs.
+
+        The embedded pod is a folder of this machine, and has no device that others could use: its
+        lock is common to the embedded pods of one cache folder.
+        """
+        if self._pod.embedded:
+            return str(PurePosixPath(self._pod.workdir).with_name("device.lock"))
+        return "/tmp/orchestrate-device.lock"  # noqa: S108 - the agent opens it with due care
+
+    def submit(self, spec: JobSpec) -> JobStatus:
+        """Start the job, or let it wait for its device, unless that was done before.
+
+        Raises:
+            InfraError: it cannot be started, for one because the disk is full.
+        """
+        return _parse(JobStatus, self._call("submit", spec.job_id, stdin=spec.to_wire()))
 
     def status(self, job_id: str) -> JobStatus:
         """What is true of the job now."""

@@ -100,8 +100,8 @@ def _require_clean(request: LandRequest, git: Git, config: str) -> None:
     if dirty:
         raise LandingError(
             f"{request.root} has uncommitted changes in {', '.join(dirty)}, which landing edits",
-            remedy=f"commit them, or put them aside: git -C {request.root} stash push "
-            f"--include-untracked -- {' '.join(touched)}",
+            remedy="commit them (the same content keeps the evidence valid), then: orchestrate run "
+            "--phase 5",
         )
 
 

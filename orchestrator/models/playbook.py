@@ -43,6 +43,17 @@ def _seconds(value: Any) -> Any:
     return value
 
 
+def _bytes(value: Any) -> Any:
+    """`500MiB`, `1GiB`, or a number of bytes, to bytes."""
+    units = {"": 0, "B": 0, "KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
+    if isinstance(value, str):
+        match = re.fullmatch(r"([0-9]{1,15}) *([KMGT]iB|B|)", value)
+        if not match:
+            raise ValueError(f"expected a size such as 500MiB or 1GiB, got {value!r}")
+        return int(match[1]) << units[match[2]]
+    return value
+
+
 def _many(value: Any) -> Any:
     return [value] if isinstance(value, str | int | float) else value
 
@@ -64,6 +75,19 @@ Seconds = Annotated[
             "anyOf": [
                 {"type": "number", "exclusiveMinimum": 0},
                 {"type": "string", "pattern": "^[0-9]+ *[smh]?$"},
+            ]
+        }
+    ),
+]
+Size = Annotated[
+    int,
+    BeforeValidator(_bytes),
+    Field(ge=0),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 0},
+                {"type": "string", "pattern": "^[0-9]+ *([KMGT]iB|B)?$"},
             ]
         }
     ),
@@ -236,7 +260,14 @@ class JobStep(StepBase):
     env: Environment = Field(default_factory=dict)
     artifacts: list[str] = Field(default_factory=list, description="files it must leave in ${out}")
     gates: list[Gate] = Field(default_factory=list)
-    timeout: Seconds = 3600
+    timeout: Seconds = Field(default=3600, description="from the start of the command on")
+    exclusive: bool = Field(
+        default=True,
+        description="one such job at a time on the pod's device, whosever it is; others wait",
+    )
+    min_free: Size = Field(
+        default=100 << 20, description="room that the pod's disk must have before it starts"
+    )
 
 
 class DecideStep(StepBase):

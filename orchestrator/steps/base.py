@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from orchestrator.errors import ConnectionLost, Detached
-from orchestrator.jobs.follow import follow
-from orchestrator.jobs.job import JobSpec
+from orchestrator.errors import ConnectionLost, Detached, InfraError, OrchestrateError
+from orchestrator.jobs.follow import follow, start
+from orchestrator.jobs.job import BUSY, Holder, JobSpec
 from orchestrator.jobs.launcher import SshLauncher
 from orchestrator.models.command import Command, Secret
 from orchestrator.models.playbook import Playbook, StepBase
@@ -40,6 +40,8 @@ class Session:
     """Judges what there is so far and renders the report of it."""
     pr: bool = False
     secrets: Mapping[str, Secret] = field(default_factory=dict)
+    wait_for_device: bool = True
+    """Where another job has the pod's device: wait, or give up."""
 
 
 @dataclass(frozen=True)
@@ -112,23 +114,32 @@ def run_job(session: Session, spec: JobSpec, log: Path) -> JobOutcome:
     """Submit a job and follow it to its end; each transition is an event before it is acted on.
 
     Raises:
+        InfraError: it was not started: the device is taken and the run does not wait for it.
         ConnectionLost: the link broke; the job goes on.
         Detached: Ctrl-C; the job goes on. On the embedded pod, which ends with the run, the job
             is cancelled instead and the interrupt passed on.
     """
     job = spec.job_id
+
+    def on_wait(holder: Holder) -> None:
+        session.events.append("job.waiting", job=job, holder=holder.model_dump())
+
     session.events.append("job.submitting", job=job, command=str(spec.command))
-    created = session.launcher.submit(spec)
-    session.events.append("job.state", job=job, state=JobState.RUNNING.value, created=created)
     try:
+        created = start(session.launcher, spec, on_wait)
+        session.events.append("job.state", job=job, state=JobState.RUNNING.value, created=created)
         outcome = follow(session.launcher, job, log, session.on_log)
     except ConnectionLost:
         session.events.append("job.state", job=job, state=JobState.UNREACHABLE.value)
         raise
-    except (KeyboardInterrupt, SystemExit) as interrupt:
-        if session.pod.embedded:
-            session.events.append("job.cancelling", job=job)
+    except OrchestrateError:
+        raise
+    except BaseException as interrupt:
+        if session.pod.embedded:  # it ends with the run, whatever ends the run
             session.launcher.cancel(job)
+            session.events.append("job.cancelling", job=job)
+            raise
+        if not isinstance(interrupt, KeyboardInterrupt | SystemExit):
             raise
         session.events.append("job.detached", job=job)
         raise Detached(
@@ -137,4 +148,9 @@ def run_job(session: Session, spec: JobSpec, log: Path) -> JobOutcome:
             f"  end it: orchestrate cancel {session.run_id}",
         ) from interrupt
     session.events.append("job.state", job=job, state=outcome.state.value, outcome=str(outcome))
+    if outcome.reason == BUSY:
+        raise InfraError(
+            f"{session.pod.name}: {outcome.hint}; nothing was started",
+            remedy="run it again when the device is free, or without --no-wait",
+        )
     return outcome

@@ -42,6 +42,9 @@ class Job:
             command_of(step, playbook, pod, session.launcher.output(job_id)),
             timeout_s=step.timeout,
             secrets=session.secrets,
+            min_free_bytes=step.min_free,
+            lock=session.launcher.device_lock() if step.exclusive else None,
+            lock_wait=session.wait_for_device,
         )
         outcome = run_job(session, spec, attempt.paths.log)
 

@@ -33,7 +33,12 @@ def create(runs_dir: Path, plan: RunPlan, diff: bytes, manifest: Mapping[str, st
     """
     paths = RunPaths(runs_dir / plan.run_id)
     try:
-        paths.root.mkdir(parents=True)
+        runs_dir.mkdir(parents=True, exist_ok=True)
+        ignore = runs_dir / ".gitignore"
+        if not ignore.exists():
+            # within the repository that is judged, runs must not become part of what is pushed
+            atomic_write(ignore, "*\n")
+        paths.root.mkdir()
         atomic_write(paths.source, json.dumps(dict(manifest), indent=0))
         if diff:
             atomic_write(paths.diff, diff, mode=0o600)
@@ -96,11 +101,13 @@ def read(path: Path, kind: type[_Record]) -> _Record:
         return kind.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise StoreError(f"{path} is missing") from None
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = "".join(f"{part}: " for part in first["loc"])
         raise StoreError(
-            f"{path} is damaged or from another version: {where}: {first['msg']}"
+            f"{path} is damaged or from another version: {where}{first['msg']}"
         ) from None
 
 

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -482,14 +483,23 @@ def test_a_log_that_fills_the_disk_ends_the_job_with_a_result(agent, small_disk)
 def test_a_failure_on_a_full_disk_is_put_down_to_it(agent, small_disk):
     result = agent.run("cat /dev/zero >out/zeros")
     assert (result["state"], result["reason"]) == ("FAILED", "disk")
-    assert "out/ 4" in result["hint"]
+    assert re.search(r"out/ [34]\.\d MiB", result["hint"])
     assert agent("manifest")["free_bytes"] < 1 << 20
 
 
 def test_too_little_space_refuses_the_start(agent):
     answer = agent.submit("true", exit_code=3, min_free_bytes=1 << 60)
-    assert "bytes free" in answer["error"]
+    assert "MiB free at" in answer["error"]
     assert agent("status")["state"] == "ABSENT"
+
+
+def test_too_little_space_names_the_jobs_that_hold_it(agent):
+    for name, size in (("small", 1), ("large", 3)):
+        agent.dir = agent.dir.with_name(name)
+        agent.run(f"head -c {size}M /dev/urandom >out/data; echo {size}")
+    agent.dir = agent.dir.with_name("j1")
+    answer = agent.submit("true", exit_code=3, min_free_bytes=1 << 60)
+    assert re.search(r"2 jobs in \S+/jobs hold 4\.\d MiB, large 3\.\d MiB of it", answer["error"])
 
 
 @pytest.fixture
@@ -513,6 +523,24 @@ def memory_cgroup(tmp_path):
         group.rmdir()
         return
     pytest.skip("needs the right to make a memory cgroup")
+
+
+@pytest.mark.parametrize(
+    ("script", "state", "reason", "hint"),
+    [
+        ("echo torch.OutOfMemoryError: CUDA out of memory.; yes | head -c 50000; exit 1",
+         "FAILED", "exit", "CUDA out of memory"),
+        ("echo CUDA out of memory; yes | head -c 70000; exit 1", "FAILED", "exit", None),
+        ("echo CUDA out of memory, tried again", "SUCCEEDED", None, None),
+        ("echo CUDA out of memory; kill -SEGV $$", "FAILED", "signal", None),
+        ("echo out of memory; exit 1", "FAILED", "exit", None),
+    ],
+    ids=["it-is", "long-ago", "survived", "signal", "host"],
+)  # fmt: skip
+def test_cuda_out_of_memory_is_a_hint_and_no_more(agent, script, state, reason, hint):
+    result = agent.run(script)
+    assert (result["state"], result["reason"]) == (state, reason)
+    assert (result["hint"] or "").partition(",")[0] == (hint or "")
 
 
 def test_the_oom_killer_is_recognised(agent, memory_cgroup):
@@ -542,7 +570,8 @@ def test_version_and_usage(agent):
 @pytest.mark.parametrize(
     "fields",
     [{"argv": "ls -l"}, {"argv": []}, {"env": {"A=B": "1"}}, {"timeout_s": 0}, {"argv": ["a\0b"]},
-     {"timeout_s": True}, {"secrets": {"T": ""}}, {"cwd": "here"}, {"surprise": 1}],
+     {"timeout_s": True}, {"secrets": {"T": ""}}, {"cwd": "here"}, {"surprise": 1},
+     {"lock": "lock"}, {"lock": 1}, {"lock_wait": None}],
     ids=str,
 )  # fmt: skip
 def test_a_bad_spec_is_refused_and_leaves_nothing(agent, fields):

@@ -159,7 +159,7 @@ def test_uncommitted_changes_of_the_config_are_not_trampled(lab: Lab) -> None:
     done = lab.run()
     assert done.code == 2
     assert "uncommitted changes in configs/base.yaml" in done.stderr
-    assert "git -C" in done.stderr  # the remedy
+    assert "commit them" in done.stderr  # the remedy
     assert done.last["decision"]["outcome"] == "ENABLE"  # the measurement is not lost
     assert lab.git("branch", "--list").split() == ["*", "main"]
     config.write_text(config.read_text().replace("threads: 8", "threads: 4"))
