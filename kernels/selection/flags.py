@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from .errors import FlagError
 
-DEFAULT_MIN_L = 2048
-"""Threshold where nothing else is said; equals `configs/base.yaml: runtime.sel_triton_min_L`."""
+CONFIG = Path(__file__).parents[1] / "configs" / "base.yaml"
+"""Holds `runtime.sel_triton_min_L`, the threshold where the environment says nothing."""
+
+_MIN_L = re.compile(
+    r"^runtime:\s*(?:#.*)?\n(?:(?:[ \t]+.*|#.*)?\n)*?[ \t]+sel_triton_min_L:[ \t]*(\S+)", re.M
+)
 
 FORCE_PATHS = ("auto", "dense", "varlen")
 WARPS = (1, 2, 4, 8)
@@ -26,7 +32,7 @@ class Flags:
 
     use_triton: bool = False
     """`NSA_USE_TRITON_SEL`: opt in."""
-    min_l: int = DEFAULT_MIN_L
+    min_l: int = field(default_factory=lambda: configured_min_l())
     """`NSA_SEL_TRITON_MIN_L`: shortest selected length that runs on Triton."""
     group: bool = True
     """`NSA_SEL_TRITON_GROUP`: all heads of a group in one tile, so K/V are read once."""
@@ -68,7 +74,7 @@ class Flags:
         env = os.environ if environ is None else environ
         return cls(
             use_triton=_boolean(env, "NSA_USE_TRITON_SEL", cls.use_triton),
-            min_l=_length(env, "NSA_SEL_TRITON_MIN_L", cls.min_l),
+            min_l=_length(env, "NSA_SEL_TRITON_MIN_L"),
             group=_boolean(env, "NSA_SEL_TRITON_GROUP", cls.group),
             double_buffer=_boolean(env, "NSA_SEL_TRITON_DB", cls.double_buffer),
             num_warps=_optional(env, "NSA_SEL_TRITON_WARPS", WARPS),
@@ -96,12 +102,31 @@ def _boolean(env: Mapping[str, str], name: str, default: bool) -> bool:
     raise FlagError(f"{name}={text!r}: expected 1/true/yes/on or 0/false/no/off")
 
 
-def _length(env: Mapping[str, str], name: str, default: int) -> int:
+@cache
+def configured_min_l(config: Path = CONFIG) -> int:
+    """The threshold that has been landed. One key is read, so that PyYAML is not needed.
+
+    Raises:
+        FlagError: the file or the key is missing, or the value is no length.
+    """
+    try:
+        found = _MIN_L.search(config.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FlagError(f"{config} cannot be read: {error.strerror}") from None
+    if found is None:
+        raise FlagError(f"{config} has no runtime.sel_triton_min_L")
+    if not (found[1].isascii() and found[1].isdecimal() and len(found[1]) < 10):
+        raise FlagError(f"{config}: sel_triton_min_L is {found[1]!r}, expected a number of keys")
+    return int(found[1])
+
+
+def _length(env: Mapping[str, str], name: str) -> int:
     text = env.get(name)
     if text is None:
-        return default
+        return configured_min_l()
     # isascii too: isdecimal accepts digits of other scripts
-    if not (text.strip().isascii() and text.strip().isdecimal()):
+    word = text.strip()
+    if not (word.isascii() and word.isdecimal() and len(word) < 19):
         raise FlagError(f"{name}={text!r}: expected a number of keys, 0 or more")
     return int(text)
 

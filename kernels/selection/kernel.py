@@ -47,8 +47,9 @@ def _attend_span(
     offs_d = tl.arange(0, BLOCK_D)
     offs_dv = tl.arange(0, BLOCK_DV)
     at = first
-    tile_k = offs_l.to(tl.int64)[:, None] * stride_kl + offs_d[None, :] * stride_kd
-    tile_v = offs_l.to(tl.int64)[:, None] * stride_vl + offs_dv[None, :] * stride_vd
+    # int64 on every axis: a layout with the head dimension outermost strides past 2**31 too
+    tile_k = offs_l.to(tl.int64)[:, None] * stride_kl + offs_d.to(tl.int64)[None, :] * stride_kd
+    tile_v = offs_l.to(tl.int64)[:, None] * stride_vl + offs_dv.to(tl.int64)[None, :] * stride_vd
     for done in range(0, length, BLOCK_L):
         valid = offs_l < length - done
         # zeros, not whatever lies beyond the span: 0 * NaN in the second dot would be NaN
@@ -60,10 +61,11 @@ def _attend_span(
         )
         scores = tl.dot(q, tl.trans(k), allow_tf32=False) * scale
         scores = tl.where(valid[None, :], scores, float("-inf"))
-        # every tile of the loop holds a valid key, so new_top is finite and nothing is inf - inf
         new_top = tl.maximum(top, tl.max(scores, 1))
-        shrink = tl.exp(top - new_top)
-        weights = tl.exp(scores - new_top[:, None])
+        # scores may all be -inf so far (keys of -inf, or an overflow): -inf - -inf would be NaN
+        base = tl.where(new_top == float("-inf"), 0.0, new_top)
+        shrink = tl.exp(top - base)
+        weights = tl.exp(scores - base[:, None])
         total = total * shrink + tl.sum(weights, 1)
         acc = acc * shrink[:, None] + tl.dot(weights.to(v.dtype), v, allow_tf32=False)
         top = new_top
@@ -127,7 +129,10 @@ def dense_rows_fwd(
     head_mask = (offs_h < HEADS) & (head < H)
     offs_d = tl.arange(0, BLOCK_D)
     q = tl.load(
-        Q + row * stride_qn + head[:, None] * stride_qh + offs_d[None, :] * stride_qd,
+        Q
+        + row * stride_qn
+        + head.to(tl.int64)[:, None] * stride_qh
+        + offs_d.to(tl.int64)[None, :] * stride_qd,
         mask=head_mask[:, None] & (offs_d < D)[None, :],
         other=0.0,
     )
@@ -193,7 +198,10 @@ def varlen_rows_fwd(
     head_mask = (offs_h < HEADS) & (head < H)
     offs_d = tl.arange(0, BLOCK_D)
     q = tl.load(
-        Q + row * stride_qn + head[:, None] * stride_qh + offs_d[None, :] * stride_qd,
+        Q
+        + row * stride_qn
+        + head.to(tl.int64)[:, None] * stride_qh
+        + offs_d.to(tl.int64)[None, :] * stride_qd,
         mask=head_mask[:, None] & (offs_d < D)[None, :],
         other=0.0,
     )

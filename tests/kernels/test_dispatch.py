@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 from dataclasses import replace
@@ -16,7 +17,7 @@ from kernels.selection import dispatch, op
 from kernels.selection.diagnostics import bucket_of
 from kernels.selection.dispatch import last_dispatch, selection_attention
 from kernels.selection.errors import FlagError, InvalidInput, KernelBuildError
-from kernels.selection.flags import Flags
+from kernels.selection.flags import Flags, configured_min_l
 from kernels.selection.reference import (
     grouped_selection_attention_packed,
     selection_attention_oracle,
@@ -60,7 +61,6 @@ class TestFlags:
     def test_defaults_keep_triton_off(self):
         assert Flags.from_env({}) == Flags()
         assert not Flags().use_triton
-        assert Flags().min_l == 2048
         assert Flags().group
 
     @pytest.mark.parametrize("name", SWITCHES)
@@ -91,10 +91,31 @@ class TestFlags:
         with pytest.raises(FlagError, match="one of auto, dense, varlen"):
             Flags.from_env({"NSA_SEL_TRITON_FORCE_PATH": "fast"})
 
-    def test_the_default_threshold_is_the_one_of_the_config(self):
+    def test_the_threshold_is_the_one_that_was_landed(self, tmp_path):
+        config = tmp_path / "base.yaml"
         text = (dispatch_folder().parent / "configs" / "base.yaml").read_text()
-        assert "\nruntime:\n" in text
-        assert f"\n  sel_triton_min_L: {Flags().min_l}\n" in text
+        landed, count = re.subn(r"(sel_triton_min_L:) *\d+", r"\1 128", text)
+        assert count == 1
+        config.write_text(landed)
+        assert configured_min_l(config) == 128
+        assert Flags().min_l == configured_min_l()
+        assert Flags.from_env({"NSA_SEL_TRITON_MIN_L": "64"}).min_l == 64
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("other: 1\n", "has no runtime.sel_triton_min_L"),
+            ("sel_triton_min_L: 128\n", "has no runtime.sel_triton_min_L"),
+            ("runtime:\n  sel_triton_min_L: many\n", "'many', expected a number"),
+        ],
+    )
+    def test_a_config_without_a_threshold_is_named(self, tmp_path, text, message):
+        config = tmp_path / "base.yaml"
+        config.write_text(text)
+        with pytest.raises(FlagError, match=message):
+            configured_min_l(config)
+        with pytest.raises(FlagError, match="cannot be read"):
+            configured_min_l(tmp_path / "none.yaml")
 
     def test_every_flag_is_documented(self):
         text = (dispatch_folder() / "README.md").read_text()

@@ -196,3 +196,15 @@ class TestLaunchersRefuse:
         cu = torch.zeros(2, dtype=torch.int32, device=DEVICE)
         with pytest.raises(InvalidInput, match=r"cu_seqlens must be \[3\]"):
             op.sel_attn_fwd_varlen(Q, K[0], V[0], cu)
+
+
+@pytest.mark.parametrize("group", [True, False], ids=["group", "head"])
+def test_a_leading_tile_of_minus_infinity_is_not_nan(group):
+    Q = torch.rand(2, 4, 16) + 0.1
+    K, V = torch.rand(2, 130, 16), torch.rand(2, 130, 16)
+    K[:, :64] = -torch.inf  # all scores of the first tile are -inf
+    launch = op.sel_attn_fwd_dense_group if group else op.sel_attn_fwd_dense
+    out = launch(Q, K, V)
+    expected = launch(Q, K[:, 64:].contiguous(), V[:, 64:].contiguous())
+    assert torch.isfinite(out).all()
+    assert torch.allclose(out, expected, atol=1e-6)
