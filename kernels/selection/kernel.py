@@ -286,8 +286,8 @@ def ranges_fwd(
         + b * stride_qb
         + s * stride_qs
         + g * stride_qg
-        + head[:, None] * stride_qh
-        + offs_d[None, :] * stride_qd,
+        + head.to(tl.int64)[:, None] * stride_qh
+        + offs_d.to(tl.int64)[None, :] * stride_qd,
         mask=head_mask[:, None] & (offs_d < D)[None, :],
         other=0.0,
     )

@@ -73,6 +73,8 @@ def _obstacles(
         obstacles.append(
             Obstacle(reason=Reason.NOT_RUN, message="No gate has judged what the decision needs.")
         )
+    if gates:
+        obstacles += _ungated(dense, varlen, gates)
     for mode, table in (("dense", dense), ("varlen", varlen)):
         if not table:
             obstacles.append(
@@ -112,6 +114,33 @@ def _obstacles(
                 message=f"The rows come from different devices: {listed(devices)}.",
             )
         )
+    return obstacles
+
+
+def _ungated(
+    dense: Sequence[BenchRow], varlen: Sequence[BenchRow], gates: Sequence[GateResult]
+) -> list[Obstacle]:
+    """What no gate has judged decides nothing, whatever the playbook leaves out."""
+    names = {gate.gate for gate in gates}
+    files = sorted({row.file for row in (*dense, *varlen)})
+    missing = [f"bench {file}" for file in files if f"bench {file}" not in names]
+    kinds = {name.partition(" ")[0] for name in names}
+    missing += [kind for kind in ("tests", "parity") if kind not in kinds]
+    obstacles = [
+        Obstacle(reason=Reason.NOT_RUN, message=f"No gate `{name}` has judged the evidence.")
+        for name in missing
+    ]
+    measured = {row.device for row in (*dense, *varlen) if row.device and not row.interpreted}
+    for gate in gates:
+        devices = gate.measured.get("devices") if gate.gate.startswith("parity ") else None
+        if isinstance(devices, list) and measured and not measured <= set(map(str, devices)):
+            obstacles.append(
+                Obstacle(
+                    reason=Reason.WRONG_GPU,
+                    message=f"{gate.gate}: parity was shown on {listed(devices)}, the times are "
+                    f"from {listed(sorted(measured))}.",
+                )
+            )
     return obstacles
 
 

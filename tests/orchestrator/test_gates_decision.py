@@ -8,7 +8,11 @@ from hypothesis import strategies as st
 from orchestrator.gates import decide
 from orchestrator.models.verdict import GateResult, Outcome, Reason, Verdict
 
-PASSED = GateResult(gate="tests p.xml", verdict=Verdict.PASS, message="Fine.", measured={"n": 1})
+NAMES = ("tests p.xml", "parity p.xml", "bench sel_dense.csv", "bench sel_varlen.csv")
+GATES = tuple(
+    GateResult(gate=name, verdict=Verdict.PASS, message="Fine.", measured={"n": 1})
+    for name in NAMES
+)
 FAILED = GateResult(
     gate="parity p.xml", verdict=Verdict.FAIL, message="Off.", reason=Reason.ERROR_TOO_LARGE
 )
@@ -24,7 +28,7 @@ def timed(mode: str, *bounds: float, **changes: object):
     return bench_rows(mode, *rows)
 
 
-def decided(dense, varlen, gates=(PASSED,), margin=1.2, **more):
+def decided(dense, varlen, gates=GATES, margin=1.2, **more):
     return decide(dense, varlen, margin, gates, **more)
 
 
@@ -60,7 +64,7 @@ def test_the_interpreter_alone_is_one_reason():
         "UNDECIDED: the pod has no CUDA device, so no timing counts; parity and completeness "
         "were verified."
     )
-    with_failure = decided(*rows, gates=(FAILED,))
+    with_failure = decided(*rows, gates=(*GATES, FAILED))
     assert {o.reason for o in with_failure.obstacles} == {
         Reason.ERROR_TOO_LARGE,
         Reason.NO_CUDA_DEVICE,
@@ -74,31 +78,31 @@ HALF = bench_rows("dense", row("dense", 64), interpreted("dense", 128))
 @pytest.mark.parametrize(
     ("dense", "varlen", "gates", "reason", "word"),
     [
-        (*GOOD, (PASSED, FAILED), Reason.ERROR_TOO_LARGE, "parity p.xml: Off."),
+        (*GOOD, (*GATES, FAILED), Reason.ERROR_TOO_LARGE, "parity p.xml: Off."),
         (*GOOD, (), Reason.NOT_RUN, "No gate has judged"),
-        ((), GOOD[1], (PASSED,), Reason.NO_EVIDENCE, "no dense measurements"),
-        (GOOD[0], (), (PASSED,), Reason.NO_EVIDENCE, "no varlen measurements"),
-        (HALF, GOOD[1], (PASSED,), Reason.NO_CUDA_DEVICE, "1 of 5 rows"),
-        (GOOD[0] * 2, GOOD[1], (PASSED,), Reason.MALFORMED, "measured twice"),
-        (GOOD[1], GOOD[1], (PASSED,), Reason.MALFORMED, "is a varlen row among the dense"),
+        ((), GOOD[1], GATES, Reason.NO_EVIDENCE, "no dense measurements"),
+        (GOOD[0], (), GATES, Reason.NO_EVIDENCE, "no varlen measurements"),
+        (HALF, GOOD[1], GATES, Reason.NO_CUDA_DEVICE, "1 of 5 rows"),
+        (GOOD[0] * 2, GOOD[1], GATES, Reason.MALFORMED, "measured twice"),
+        (GOOD[1], GOOD[1], GATES, Reason.MALFORMED, "is a varlen row among the dense"),
         (
             timed("dense", 1.5, device=""),
             GOOD[1],
-            (PASSED,),
+            GATES,
             Reason.NO_EVIDENCE,
             "does not name the device",
         ),
         (
             timed("dense", 1.5, 1.5, 1.5, device="NVIDIA L4"),
             GOOD[1],
-            (PASSED,),
+            GATES,
             Reason.WRONG_GPU,
             "NVIDIA GeForce RTX 4090, NVIDIA L4",
         ),
         (
             bench_rows("dense", row("dense", 64, status="error: MLIR", speedup_lo="", speedup="")),
             GOOD[1],
-            (PASSED,),
+            GATES,
             Reason.MALFORMED,
             "sel_dense.csv, line 2",
         ),
@@ -133,3 +137,20 @@ def test_enable_never_admits_a_length_below_the_margin(dense, varlen, margin, or
     if stricter.outcome is Outcome.ENABLE:
         assert decision.outcome is Outcome.ENABLE
         assert decision.min_L <= stricter.min_L
+
+
+@pytest.mark.parametrize("left_out", NAMES)
+def test_what_no_gate_has_judged_decides_nothing(left_out):
+    decision = decided(*GOOD, gates=[gate for gate in GATES if gate.gate != left_out])
+    assert decision.outcome is Outcome.UNDECIDED
+    assert [obstacle.reason for obstacle in decision.obstacles] == [Reason.NOT_RUN]
+
+
+@pytest.mark.parametrize("device", ["cpu-interpreter", "NVIDIA L4"])
+def test_parity_on_another_device_decides_nothing(device):
+    parity = GateResult(
+        gate="parity p.xml", verdict=Verdict.PASS, message="Fine.", measured={"devices": [device]}
+    )
+    decision = decided(*GOOD, gates=[*(g for g in GATES if g.gate != "parity p.xml"), parity])
+    assert decision.outcome is Outcome.UNDECIDED
+    assert [obstacle.reason for obstacle in decision.obstacles] == [Reason.WRONG_GPU]

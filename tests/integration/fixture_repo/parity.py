@@ -1,10 +1,10 @@
-"""parity.py MODE SECONDS FILE: stands in for pytest; writes the JUnit file that MODE asks for."""
+"""parity.py MODE SECONDS DEVICE FILE: stands in for pytest; writes the JUnit file that MODE asks for."""
 
 import os
 import sys
 import time
 
-mode, seconds, target = sys.argv[1], float(sys.argv[2]), sys.argv[3]
+mode, seconds, device, target = sys.argv[1], float(sys.argv[2]), *sys.argv[3:]
 if mode == "repairable":
     mode = "good" if os.environ.get("FIX") or os.path.exists("kernels/fixed") else "broken"
 MAE = {"broken": "0.15"}.get(mode, "0.0001")
@@ -14,7 +14,7 @@ print("collecting", flush=True)
 time.sleep(seconds)
 cases = []
 for path in PATHS:
-    properties = {"mae": MAE, "max_err": MAE, "kernel_path": path, "device": "cpu-interpreter"}
+    properties = {"mae": MAE, "max_err": MAE, "kernel_path": path, "device": device}
     inner = "".join(f'<property name="{k}" value="{v}"/>' for k, v in properties.items())
     body = "<skipped/>" if mode == "skipped" else f"<properties>{inner}</properties>"
     cases.append(f'<testcase classname="t" name="test_{path}">{body}</testcase>')
