@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator.jobs.job import Holder, JobSpec
+from orchestrator.jobs.job import Holder, JobSpec, JobStatus
 from orchestrator.jobs.launcher import SshLauncher
 from orchestrator.models.run import JobOutcome, JobState
 
@@ -14,10 +14,11 @@ Sink = Callable[[bytes], None]
 _WAIT_S = 0.5
 
 
-def start(launcher: SshLauncher, spec: JobSpec, on_wait: Callable[[Holder], None]) -> bool:
-    """Submit the job and see it through the wait for its device, until it has been started.
+def start(launcher: SshLauncher, spec: JobSpec, on_wait: Callable[[Holder], None]) -> JobStatus:
+    """Submit the job and wait for its device with it, until it was started or never will be.
 
-    Says whether this call created it. `on_wait` hears of each job that has the device meanwhile.
+    The status says whether this call created the job. `on_wait` hears of each job that has the
+    device meanwhile.
 
     Raises:
         ConnectionLost: the link broke; call again.
@@ -34,7 +35,7 @@ def start(launcher: SshLauncher, spec: JobSpec, on_wait: Callable[[Holder], None
             time.sleep(_WAIT_S)
             status = launcher.status(spec.job_id)
         if status.state != JobState.SUBMITTED.value:
-            return created
+            return status.model_copy(update={"created": created})
         # What waited on the pod is gone, and started nothing: submit the job again.
 
 

@@ -58,6 +58,7 @@ class AgentResult(_FromPod):
     reason: str | None = None
     exit_code: int | None = None
     signal: int | None = None
+    started_at: float | None = None
     duration_s: float | None = None
     max_rss_bytes: int | None = None
     log_bytes: int
@@ -89,10 +90,15 @@ class JobStatus(_FromPod):
     log_bytes: int = 0
     result: AgentResult | None = None
 
+    @property
+    def started(self) -> bool:
+        """Whether the command was run, and not cancelled or given up before that."""
+        return self.result is None or self.result.started_at is not None
+
     def outcome(self, job_id: str) -> JobOutcome | None:
         """How the job ended; None while it has not."""
         if self.result is not None:
-            fields = self.result.model_dump(exclude={"log_bytes", "log_sha256"})
+            fields = self.result.model_dump(exclude={"log_bytes", "log_sha256", "started_at"})
             return JobOutcome(job_id=job_id, **fields)
         if self.state in (JobState.LOST.value, "ABSENT"):
             hint = "its process is gone and left no result: rebooted, or killed from outside"

@@ -126,8 +126,10 @@ def run_job(session: Session, spec: JobSpec, log: Path) -> JobOutcome:
 
     session.events.append("job.submitting", job=job, command=str(spec.command))
     try:
-        created = start(session.launcher, spec, on_wait)
-        session.events.append("job.state", job=job, state=JobState.RUNNING.value, created=created)
+        status = start(session.launcher, spec, on_wait)
+        if status.started:
+            state = JobState.RUNNING.value
+            session.events.append("job.state", job=job, state=state, created=status.created)
         outcome = follow(session.launcher, job, log, session.on_log)
     except ConnectionLost:
         session.events.append("job.state", job=job, state=JobState.UNREACHABLE.value)

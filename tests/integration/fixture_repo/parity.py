@@ -1,4 +1,4 @@
-"""parity.py MODE SECONDS DEVICE FILE: stands in for pytest; writes the JUnit file that MODE asks for."""
+"""parity.py MODE SECONDS DEVICE FILE: stands in for pytest; writes the JUnit file of MODE."""
 
 import os
 import sys
