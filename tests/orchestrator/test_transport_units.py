@@ -203,11 +203,14 @@ def test_a_plan_sends_what_differs_and_deletes_what_is_stale():
                 "old/deep": folder,
                 "own": folder,
                 "own/stale": FILE,
+                "thesis.txt": FILE,
+                "theirs": folder,
             },
             "own/.venv",
         ),
+        {"same", "old/deep/x", "own/stale", "gone/already"},
     )
     assert todo.send == ["l", "mode", "new"]
     assert todo.delete == ["old/deep/x", "own/stale"]
     assert todo.delete_folders == ["old/deep", "old"]
-    assert plan({"same": FILE}, there({"same": FILE})).empty
+    assert plan({"same": FILE}, there({"same": FILE}), {"same"}).empty
