@@ -1,0 +1,46 @@
+"""A pod behind a link: a real OpenSSH server, and the proxy in front of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.proxy import Proxy
+from tests.faults.rig import Reference, Rig
+from tests.faults.server import Server
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    made = Server(tmp_path / "sshd")
+    made.start()
+    try:
+        yield made
+    finally:
+        made.kill()
+
+
+@pytest.fixture
+def rig(tmp_path: Path, server: Server) -> Iterator[Rig]:
+    with Proxy((server.host, server.port)) as proxy:
+        yield Rig(tmp_path, server, proxy)
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """The same run, with nothing going wrong."""
+    folder = tmp_path_factory.mktemp("reference")
+    server = Server(folder / "sshd")
+    server.start()
+    try:
+        with Proxy((server.host, server.port)) as proxy:
+            rig = Rig(folder, server, proxy)
+            outcome = rig.start().end()
+            assert outcome.code == 0, outcome.stderr
+            found = Reference(outcome, rig)
+            rig.assert_whole(outcome, found)
+            return found
+    finally:
+        server.kill()

@@ -1,0 +1,208 @@
+"""A laboratory whose pod is behind a link that the test holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from tests.faults.proxy import Proxy
+from tests.faults.server import Server
+from tests.integration.lab import Lab, Outcome
+
+HERE = Path(__file__).parent
+FULL = os.environ.get("FAULTS_FULL") == "1"
+Event = dict[str, Any]
+
+
+class Controller:
+    """`orchestrate` as a process of its own, with its output in files."""
+
+    def __init__(self, rig: Rig, argv: list[str]) -> None:
+        self._rig = rig
+        self._out, self._err = (rig.folder / f"{rig.count}.{name}" for name in ("out", "err"))
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self._process = subprocess.Popen(
+                [*rig.prefix, *argv],
+                env=rig.lab.env,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+            )
+        self.pid = self._process.pid
+
+    @property
+    def over(self) -> bool:
+        return self._process.poll() is not None
+
+    @property
+    def said(self) -> str:
+        return self._out.read_text() + self._err.read_text()
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def end(self, timeout: float = 90) -> Outcome:
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"did not end: {self.said}") from None
+        return Outcome(
+            self._process.returncode,
+            self._out.read_text(),
+            self._err.read_text(),
+            self._rig.lab.runs_dir,
+        )
+
+
+class Rig:
+    """A fixture repository, a pod, the link between them, and what both sides have on disk."""
+
+    def __init__(
+        self, folder: Path, server: Server, proxy: Proxy | None, prefix: tuple[str, ...] = ()
+    ) -> None:
+        self.folder = folder
+        self.lab = Lab(folder)
+        self.server, self._proxy, self.prefix = server, proxy, prefix
+        self.count = 0
+        self.pod = folder / "pod"
+        self.counter = folder / "counter"
+        for name in ("work.py", "playbook.yaml"):
+            shutil.copy(HERE / name, self.lab.repo / name)
+        self.lab.git("add", "-A")
+        self.lab.git("commit", "-q", "-m", "faults")
+        self.python("python3")
+
+    def python(self, interpreter: str) -> None:
+        """Which interpreter the pod is said to have."""
+        port = self._proxy.port if self._proxy else None
+        text = self.server.stanza(self.pod, port=port, python=interpreter)
+        (self.folder / "pods.toml").write_text(text)
+
+    @property
+    def link(self) -> Proxy:
+        assert self._proxy is not None
+        return self._proxy
+
+    # -- commands -----------------------------------------------------------------------------
+
+    def start(self, *arguments: str, **settings: object) -> Controller:
+        settings = {"counter": self.counter, **settings}
+        sets = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+        pods = ["--pods", str(self.folder / "pods.toml"), "--pod", "box"]
+        playbook = str(self.lab.repo / "playbook.yaml")
+        return self._begin("run", playbook, "--json", *pods, *sets, *arguments)
+
+    def resume(self, *arguments: str) -> Controller:
+        return self._begin("resume", "--json", *arguments)
+
+    def _begin(self, *arguments: str) -> Controller:
+        self.count += 1
+        return Controller(self, self.lab.argv(*arguments))
+
+    # -- this side ----------------------------------------------------------------------------
+
+    @property
+    def run(self) -> Path | None:
+        runs = sorted(path.parent for path in self.lab.runs_dir.glob("*/run.json"))
+        return runs[-1] if runs else None
+
+    def events(self, name: str = "", **fields: object) -> list[Event]:
+        if self.run is None or not (self.run / "events.jsonl").exists():
+            return []
+        found = []
+        for line in (self.run / "events.jsonl").read_text().splitlines():
+            try:
+                found.append(json.loads(line))
+            except ValueError:  # noqa: PERF203 - torn
+                continue
+        return [
+            event
+            for event in found
+            if event["event"].startswith(name) and fields.items() <= event.items()
+        ]
+
+    def wait(self, what: Callable[[], object], controller: Controller, seconds: float = 45) -> None:
+        deadline = time.monotonic() + seconds
+        while not what():
+            assert not controller.over, controller.said
+            assert time.monotonic() < deadline, controller.said
+            time.sleep(0.005)
+
+    def wait_for(self, controller: Controller, name: str, **fields: object) -> None:
+        self.wait(lambda: self.events(name, **fields), controller)
+
+    def wait_for_log(self, controller: Controller, text: str, step: str = "dense") -> None:
+        """Until the job's log on this side has it."""
+
+        def found() -> bool:
+            log = self.run and self.run / "phase-2" / step / "1" / "log"
+            return bool(log and log.exists() and text in log.read_text(errors="replace"))
+
+        self.wait(found, controller)
+
+    def csvs(self) -> dict[str, bytes]:
+        assert self.run is not None
+        return {path.name: path.read_bytes() for path in sorted(self.run.glob("*.csv"))}
+
+    # -- the pod ------------------------------------------------------------------------------
+
+    def job(self, step: str) -> Path:
+        (found,) = (self.pod / ".orchestrate" / "jobs").glob(f"*.{step}.*")
+        return found
+
+    def starts(self) -> list[str]:
+        """One word for every time a job was started on the pod."""
+        lines = self.counter.read_text().splitlines() if self.counter.exists() else []
+        return sorted(line.split()[0] for line in lines)
+
+    def supervisor(self, step: str) -> int:
+        process = json.loads((self.job(step) / "process.json").read_text())
+        return int(process["supervisor"]["pid"])
+
+    def starting(self, step: str) -> bool:
+        """Whether the step's command is there."""
+        found = list((self.pod / ".orchestrate" / "jobs").glob(f"*.{step}.*/process.json"))
+        return bool(found) and bool(json.loads(found[0].read_text())["command"])
+
+    def command(self, step: str) -> int:
+        process = json.loads((self.job(step) / "process.json").read_text())
+        return int(process["command"]["pid"])
+
+    # -- what must hold whatever happened -----------------------------------------------------
+
+    def assert_whole(self, outcome: Outcome, reference: Reference) -> None:
+        """PASS with the decision and the CSVs of an untroubled run, and nothing done twice."""
+        assert outcome.code == 0, outcome.stderr
+        assert outcome.last["verdict"] == "PASS"
+        assert outcome.last["decision"] == reference.decision
+        assert self.csvs() == reference.csvs
+        assert self.starts() == ["dense", "varlen"]
+        for step in ("dense", "varlen"):
+            assert self.run is not None
+            here = self.run / "phase-2" / step / "1" / "log"
+            assert here.read_bytes() == (self.job(step) / "log").read_bytes()
+
+
+class Reference:
+    """What a run amounts to when nothing goes wrong."""
+
+    def __init__(self, outcome: Outcome, rig: Rig) -> None:
+        self.decision = outcome.last["decision"]
+        self.csvs = rig.csvs()
+
+
+def at(event: Event) -> float:
+    return datetime.fromisoformat(event["at"]).timestamp()
