@@ -105,6 +105,7 @@ def cli() -> None:
 @ACCEPT_HOST_KEY
 @click.option("--from", "inherit_from", metavar="RUN", help="Run to take the other phases from.")
 @RECONNECT_FOR
+@click.option("--no-wait", is_flag=True, help="Fail where another job has the pod's device.")
 @click.option("--pr", is_flag=True, help="Push the branch and open a pull request (gh).")
 @click.option("--dry-run", is_flag=True, help="Print the resolved commands; do nothing.")
 @RUNS_DIR

@@ -194,6 +194,13 @@ def _job(console: Console, data: Mapping[str, object]) -> None:
         console.say(f"job {data['job']}: {data['outcome']}", indent=4)
 
 
+def _waiting(console: Console, data: Mapping[str, object]) -> None:
+    holder = data["holder"] if isinstance(data["holder"], dict) else {}
+    job, user, pid = (holder.get(name) or "unknown" for name in ("job_id", "user", "pid"))
+    console.say(f"waiting for the device: job {job} of {user} (process {pid}) has it", indent=4)
+    console._working("waiting for the device")
+
+
 def _gate(console: Console, data: Mapping[str, object]) -> None:
     console.verdict(str(data["verdict"]), f"{data['gate']}: {data['message']}", indent=4)
 
@@ -219,6 +226,7 @@ _SHOWN: dict[str, Callable[[Console, Mapping[str, object]], None]] = {
     "resource.applying": _applying,
     "resource.done": _resource,
     "sync.done": _sync,
+    "job.waiting": _waiting,
     "job.state": _job,
     "gate": _gate,
     "run.error": _error,

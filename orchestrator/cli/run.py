@@ -33,6 +33,7 @@ def run_command(
     accept_host_key: str | None,
     inherit_from: str | None,
     reconnect_for: float,
+    no_wait: bool,
     pr: bool,
     dry_run: bool,
     runs_dir: Path,
@@ -62,7 +63,14 @@ def run_command(
         return _print_plan(prepared, as_json=as_json)
     host_keys = HostKeys(state_dir() / "known_hosts", confirmation(accept_host_key))
     with Console(to_stderr=as_json) as console:
-        ports = Ports(host_keys, (console.event,), console.log, prepared.secrets, reconnect_for)
+        ports = Ports(
+            host_keys,
+            (console.event,),
+            console.log,
+            prepared.secrets,
+            reconnect_for,
+            wait_for_device=not no_wait,
+        )
         finished = execute(prepared, runs_dir.absolute(), ports)
     print_end(console, finished)
     if as_json:

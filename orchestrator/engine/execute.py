@@ -51,6 +51,7 @@ class Ports:
     on_log: Callable[[bytes], None] = lambda _data: None
     secrets: Mapping[str, Secret] = field(default_factory=dict)
     reconnect_for_s: float = 600.0
+    wait_for_device: bool = True
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,7 @@ def connect(run: Run) -> Run:
         conclude=lambda: conclude(run.paths, landing=True),
         pr=run.plan.pr,
         secrets=run.ports.secrets,
+        wait_for_device=run.ports.wait_for_device,
     )
     link = Reconnector(connection, run.events, run.ports.reconnect_for_s)
     return replace(run, session=session, link=link)

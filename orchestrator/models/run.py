@@ -100,7 +100,7 @@ class JobOutcome(Record):
 
     job_id: str
     state: JobState
-    reason: str | None = Field(default=None, description="exit | signal | timeout | oom | disk")
+    reason: str | None = Field(default=None, description="exit | signal | timeout | oom | disk | busy")
     exit_code: int | None = None
     signal: int | None = None
     duration_s: float | None = None

@@ -202,8 +202,8 @@ class HostKeys:
             raise ConnectError(
                 f"pod {pod.name}: {name} presents an unknown host key, which was not accepted: "
                 f"{presented.type} {presented.fingerprint}",
-                remedy="compare it with the fingerprint your provider shows, "
-                "then connect again and accept it",
+                remedy="compare it with the fingerprint your provider shows; if they agree: "
+                f"--accept-host-key {presented.fingerprint}",
             )
         self._pin(pin, name, presented)
 

@@ -347,6 +347,11 @@ def events(lab: Lab, name: str) -> list[dict[str, Any]]:
     return [event for event in whole if event["event"] == name]
 
 
+def the_run(lab: Lab) -> str:
+    (run,) = lab.runs_dir.glob("*/run.json")
+    return run.parent.name
+
+
 def job_outputs(tmp_path: Path) -> list[Path]:
     return sorted(tmp_path.glob("cache/embedded/work/*/.orchestrate/jobs/*/out"))
 
@@ -382,6 +387,26 @@ def test_the_second_run_goes_on_when_the_first_is_killed_with_its_job(labs, tmp_
     assert cancelled.code == 0, cancelled.stderr
     _, err = second.communicate(timeout=60)
     assert second.returncode == 0, err
+
+
+def test_a_second_run_that_does_not_wait_names_the_holder(labs, tmp_path):
+    first = started(labs[0], "--set", "seconds=60")
+    jobs = tmp_path / "cache/embedded/work"
+    assert eventually(lambda: list(jobs.glob("*/.orchestrate/jobs/*/log")), 30)
+    second = labs[1].run("--phase", "0-2", "--no-wait")
+    assert second.code == 3
+    holder = f"taken by job {the_run(labs[0])}"
+    assert holder in second.stderr, second.stderr
+    assert "without --no-wait" in second.stderr
+    third = started(labs[1])
+    assert eventually(lambda: events(labs[1], "job.waiting"), 30)
+    for process in (third, first):
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+        if process is third:
+            user = getpass.getuser()
+            assert f"waiting for the device: job {the_run(labs[0])}" in err
+            assert f"of {user} (process " in err
 
 
 def test_an_interrupted_wait_leaves_nothing_behind(labs, tmp_path):
