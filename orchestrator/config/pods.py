@@ -105,4 +105,5 @@ def pod_at(
         return Pod(name=name, host=host, port=port, user=user, identity_file=identity_file, **given)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UsageError(f"--pod {shown(written)}: {first['loc'][0]}: {first['msg']}") from None
+        message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        raise UsageError(f"--pod {shown(written)}: {first['loc'][0]} {message}") from None
