@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -42,6 +43,20 @@ def append_line(path: Path, record: Mapping[str, object]) -> None:
     """Append one record as one line of JSON."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
+
+
+_warned: set[Path] = set()
+
+
+def warn_once(path: Path, error: Exception) -> None:
+    """Say, the first time only, that lines are missing from a diagnostics file."""
+    if path not in _warned:
+        _warned.add(path)
+        warnings.warn(
+            f"diagnostics in {path} are incomplete: {type(error).__name__}: {error}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def log_call(

@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from . import diagnostics
 from .errors import Unsupported
 from .flags import Flags
-from .packing import check_inputs, slot_capacity
+from .packing import check_inputs, slot_capacity, wants_grad
 from .reference import grouped_selection_attention_packed
 
 PACKED = "packed_sdpa"
@@ -49,7 +50,10 @@ _last: ContextVar[DispatchRecord | None] = ContextVar("last_dispatch", default=N
 
 
 def last_dispatch() -> DispatchRecord | None:
-    """Record of the latest call in this thread and context; None before the first."""
+    """Record of the latest call in this thread and context.
+
+    None before the first, and after one that raised.
+    """
     return _last.get()
 
 
@@ -82,6 +86,7 @@ def selection_attention(
         FlagError: an `NSA_*` variable holds a value it cannot have.
         InvalidInput: the tensors contradict each other. No path can serve that.
     """
+    _last.set(None)
     flags = flags or Flags.from_env()
     check_inputs(Q, K, V, ranges)
     capacity = slot_capacity(K.shape[2], max_len)
@@ -91,19 +96,22 @@ def selection_attention(
     milliseconds = timer() if timer else None
     _last.set(record)
     if flags.debug:
-        diagnostics.log_call(
-            flags,
-            Q,
-            K,
-            V,
-            ranges,
-            out,
-            path=record.path,
-            kernels=record.kernels,
-            reason=record.reason,
-            milliseconds=milliseconds,
-            max_len=max_len,
-        )
+        try:
+            diagnostics.log_call(
+                flags,
+                Q,
+                K,
+                V,
+                ranges,
+                out,
+                path=record.path,
+                kernels=record.kernels,
+                reason=record.reason,
+                milliseconds=milliseconds,
+                max_len=max_len,
+            )
+        except Exception as error:  # noqa: BLE001 - a log must not fail the call it describes
+            diagnostics.warn_once(flags.diagnostics, error)
     return out
 
 
@@ -116,13 +124,13 @@ def _choose_and_run(
     capacity: int,
     flags: Flags,
 ) -> tuple[Tensor, DispatchRecord]:
-    reason = _why_not_triton(Q, K, V, capacity, flags)
+    reason = _why_not_triton(Q, K, V, ranges, capacity, flags)
     if reason is None:
         from . import op  # here: the references must work without Triton
 
         try:
             with op.record_launches() as kernels:
-                if _wants_grad(Q, K, V):
+                if wants_grad(Q, K, V):
                     out = _RecomputedBackward.apply(Q, K, V, ranges, max_len, flags)
                 else:
                     out = op.selection_attention_triton(
@@ -139,15 +147,19 @@ def _choose_and_run(
     return out, DispatchRecord(PACKED, (), reason, capacity)
 
 
-def _why_not_triton(Q: Tensor, K: Tensor, V: Tensor, capacity: int, flags: Flags) -> str | None:
+def _why_not_triton(
+    Q: Tensor, K: Tensor, V: Tensor, ranges: Tensor, capacity: int, flags: Flags
+) -> str | None:
     """The first reason to stay on the packed reference; None when Triton should be tried."""
     if not flags.use_triton:
         return "NSA_USE_TRITON_SEL is off"
+    if 0 in (*Q.shape[:4], K.shape[2], V.shape[3], ranges.shape[3]):
+        return "there is nothing to compute"
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
     if capacity < flags.min_l:
         return f"selected length up to {capacity} < threshold {flags.min_l} (NSA_SEL_TRITON_MIN_L)"
-    if _wants_grad(Q, K, V) and not flags.allow_grad:
+    if wants_grad(Q, K, V) and not flags.allow_grad:
         return "inputs require grad and NSA_SEL_TRITON_ALLOW_GRAD is off"
     if not flags.force_device:
         why = _off_by_policy(Q.device)
@@ -159,11 +171,11 @@ def _why_not_triton(Q: Tensor, K: Tensor, V: Tensor, capacity: int, flags: Flags
 def _off_by_policy(device: torch.device) -> str | None:
     if device.type != "cuda":
         return f"{device.type} tensors run only in Triton's interpreter, a debugging aid"
+    from . import op
+
+    if op.INTERPRETED:
+        return "TRITON_INTERPRET is set, and the interpreter is a debugging aid"
     return OFF_BY_POLICY.get(torch.cuda.get_device_capability(device))
-
-
-def _wants_grad(Q: Tensor, K: Tensor, V: Tensor) -> bool:
-    return torch.is_grad_enabled() and (Q.requires_grad or K.requires_grad or V.requires_grad)
 
 
 class _RecomputedBackward(torch.autograd.Function):
@@ -186,6 +198,7 @@ class _RecomputedBackward(torch.autograd.Function):
         return selection_attention_triton(Q, K, V, ranges, max_len=max_len, flags=flags)
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         Q, K, V, ranges = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:3]

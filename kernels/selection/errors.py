@@ -7,6 +7,7 @@
         ├── UnsupportedShape
         ├── UnsupportedDtype
         ├── UnsupportedDevice
+        ├── UnsupportedGrad
         ├── Misaligned
         └── KernelBuildError     Triton could not compile the kernel or fit it on the device
 
@@ -42,6 +43,10 @@ class UnsupportedDtype(Unsupported, TypeError):
 
 class UnsupportedDevice(Unsupported, RuntimeError):
     """The tensors are on a device where Triton does not run."""
+
+
+class UnsupportedGrad(Unsupported, RuntimeError):
+    """An input requires grad, and the kernels have no backward of their own."""
 
 
 class Misaligned(Unsupported, ValueError):

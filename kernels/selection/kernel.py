@@ -84,7 +84,7 @@ def _store_rows(
     BLOCK_DV: tl.constexpr,
 ):
     offs_dv = tl.arange(0, BLOCK_DV)
-    # a row without keys has total == 0 and acc == 0: it stores zeros
+    # a row without keys, or with scores of -inf only, has total == 0 and acc == 0: it stores zeros
     out = acc / tl.where(total == 0.0, 1.0, total)[:, None]
     tl.store(
         OUT + head[:, None] * DV + offs_dv[None, :],
@@ -138,7 +138,9 @@ def dense_rows_fwd(
     )
     length = L
     if HAS_LENGTHS:
-        length = tl.minimum(tl.load(LENGTHS + row).to(tl.int32), L)
+        # clamped before it is narrowed: 2**32 keys are too many, not none
+        length = tl.minimum(tl.load(LENGTHS + row).to(tl.int64), L)
+        length = tl.maximum(length, 0).to(tl.int32)
     top = tl.full([BLOCK_H], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_H], tl.float32)
     acc = tl.zeros([BLOCK_H, BLOCK_DV], tl.float32)
@@ -208,7 +210,7 @@ def varlen_rows_fwd(
     # clamped: a wrong cu_seqlens gives a wrong row, never a read outside K and V
     first = tl.maximum(tl.load(CU_SEQLENS + row).to(tl.int64), 0)
     end = tl.minimum(tl.load(CU_SEQLENS + row + 1).to(tl.int64), keys)
-    length = (end - first).to(tl.int32)
+    length = tl.maximum(end - first, 0).to(tl.int32)
     top = tl.full([BLOCK_H], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_H], tl.float32)
     acc = tl.zeros([BLOCK_H, BLOCK_DV], tl.float32)

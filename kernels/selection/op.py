@@ -24,10 +24,18 @@ from .errors import (
     Misaligned,
     UnsupportedDevice,
     UnsupportedDtype,
+    UnsupportedGrad,
     UnsupportedShape,
 )
 from .flags import Flags
-from .packing import check_inputs, fill_slots, gather_rows, normalise_ranges, pack_varlen
+from .packing import (
+    check_inputs,
+    fill_slots,
+    gather_rows,
+    normalise_ranges,
+    pack_varlen,
+    wants_grad,
+)
 from .tuning import INTERPRETER, LaunchParams, launch_params
 
 MAX_HEAD_DIM = 512
@@ -42,13 +50,19 @@ _launched: ContextVar[list[str] | None] = ContextVar("launched", default=None)
 
 @contextlib.contextmanager
 def record_launches() -> Iterator[list[str]]:
-    """Collect the names of the kernels that really start, e.g. `dense_rows_fwd.group`."""
+    """Collect the names of the kernels that really start, e.g. `dense_rows_fwd.group`.
+
+    Records may be nested: an outer one gets what its inner ones got.
+    """
     names: list[str] = []
+    outer = _launched.get()
     token = _launched.set(names)
     try:
         yield names
     finally:
         _launched.reset(token)
+        if outer is not None:
+            outer += names
 
 
 def sel_attn_fwd_dense(
@@ -195,7 +209,8 @@ def selection_attention_triton(
     """
     flags = flags or Flags.from_env()
     check_inputs(Q, K, V, ranges)
-    if flags.force_path == "auto" or K.shape[2] == 0 or ranges.shape[3] == 0:
+    nothing = 0 in (*Q.shape[:4], K.shape[2], V.shape[3], ranges.shape[3])
+    if flags.force_path == "auto" or nothing:
         return sel_attn_fwd_ranges(Q, K, V, ranges, group=flags.group, flags=flags)
     _check_supported(Q, K, V, flags.group, flags)
     slots = fill_slots(ranges, K.shape[2], max_len)
@@ -337,6 +352,11 @@ def _check_supported(Q: Tensor, K: Tensor, V: Tensor, group: bool, flags: Flags)
         raise UnsupportedDevice(f"Triton runs on CUDA devices, the tensors are on {Q.device}")
     if Q.dtype not in (torch.float16, torch.bfloat16, torch.float32):
         raise UnsupportedDtype(f"the kernels compute fp16, bf16 and fp32, got {Q.dtype}")
+    if wants_grad(Q, K, V):
+        raise UnsupportedGrad(
+            "an input requires grad, and the kernels have no backward: call under torch.no_grad(), "
+            "or selection_attention with NSA_SEL_TRITON_ALLOW_GRAD=1"
+        )
     if INTERPRETED and Q.dtype is torch.bfloat16:
         raise UnsupportedDtype("Triton's interpreter computes bf16 wrongly; use fp16 or fp32")
     H, D, Dv = Q.shape[-2], Q.shape[-1], V.shape[-1]

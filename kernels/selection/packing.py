@@ -29,6 +29,8 @@ def check_inputs(Q: Tensor, K: Tensor, V: Tensor, ranges: Tensor) -> None:
             f"{list(Q.shape)}, {list(K.shape)}, {list(V.shape)}, {list(ranges.shape)}"
         )
     B, S, G, _, Dk = Q.shape
+    if Dk == 0:
+        raise InvalidInput(f"Q {list(Q.shape)} has a head dimension of 0")
     if K.shape[:2] != (B, G) or K.shape[3] != Dk:
         raise InvalidInput(f"K {list(K.shape)} does not fit Q {list(Q.shape)}")
     if V.shape[:3] != K.shape[:3]:
@@ -43,6 +45,11 @@ def check_inputs(Q: Tensor, K: Tensor, V: Tensor, ranges: Tensor) -> None:
         raise InvalidInput(
             f"tensors are on different devices: {Q.device}, {K.device}, {V.device}, {ranges.device}"
         )
+
+
+def wants_grad(*inputs: Tensor) -> bool:
+    """Whether autograd would record an operation on these."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
 
 
 def normalise_ranges(ranges: Tensor, S_kv: int) -> Tensor:
@@ -158,6 +165,6 @@ def pack_varlen(K: Tensor, V: Tensor, slots: Slots) -> VarlenRows:
     packed = torch.zeros(spare + 1, dtype=torch.int64, device=K.device)
     packed.scatter_(0, places, sources)
     packed = packed[:spare]
-    return VarlenRows(
-        K.reshape(-1, K.shape[-1])[packed], V.reshape(-1, V.shape[-1])[packed], cu_seqlens
-    )
+    # three indices, not one into a flattened cache: flattening one that is expanded would copy it
+    at = (packed // (G * S_kv), packed // S_kv % G, packed % S_kv)
+    return VarlenRows(K[at], V[at], cu_seqlens)

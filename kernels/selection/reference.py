@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import InvalidInput
-from .packing import check_inputs, fill_slots, gather_rows
+from .packing import check_inputs, fill_slots, gather_rows, wants_grad
 
 MAX_SDPA_ROWS = 32768
 """Rows per SDPA call: CUDA backends put the batch on a grid axis that ends at 65535."""
@@ -28,12 +28,13 @@ MAX_SDPA_ROWS = 32768
 def attend_row(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax attention of one row in fp64: `q[H, D], k[L, D], v[L, Dv]` gives `[H, Dv]`.
 
-    A row without keys gives zeros.
+    A row without keys gives zeros, and so does a head whose scores are all -inf: nothing weighs.
     """
     if k.shape[0] == 0:
         return torch.zeros(q.shape[0], v.shape[1], dtype=torch.float64, device=q.device)
     scores = q.double() @ k.double().T / math.sqrt(q.shape[1])  # [H, L]
-    return scores.softmax(dim=-1) @ v.double()
+    weighty = (scores != -math.inf).any(dim=-1, keepdim=True)
+    return torch.where(weighty, scores, 0).softmax(dim=-1) * weighty @ v.double()
 
 
 def selected_keys(ranges: list[list[int]], S_kv: int) -> list[int]:
@@ -114,13 +115,17 @@ def dense_attention_packed(
         `[N, H, Dv]`, dtype of Q; zeros where the length is 0.
     """
     if K.shape[1] == 0 or Q.shape[0] == 0:
-        return Q.new_zeros(Q.shape[0], Q.shape[1], V.shape[2])
+        return _zeros(Q, K, V)
     mask = None
     if lengths is not None:
         # an all-empty row keeps its first key: a fully masked softmax is NaN, and so is its grad
         at = torch.arange(K.shape[1], device=K.device)
         mask = (at < lengths.clamp(min=1)[:, None])[:, None, None, :]  # [N, 1, 1, L]
         mask = mask.expand(-1, 1, Q.shape[1], -1)
+        if wants_grad(Q, K, V):
+            # that key may hold NaN, and 0 * NaN in the backward would reach the gradients
+            some = (lengths > 0)[:, None, None]
+            K, V = torch.where(some, K, 0), torch.where(some, V, 0)
     parts = []
     for first in range(0, Q.shape[0], MAX_SDPA_ROWS):
         rows = slice(first, first + MAX_SDPA_ROWS)
@@ -132,10 +137,15 @@ def dense_attention_packed(
                 attn_mask=None if mask is None else mask[rows],
             )[:, 0]
         )
-    out = parts[0] if len(parts) == 1 else torch.cat(parts)
+    out = (parts[0] if len(parts) == 1 else torch.cat(parts)).to(Q.dtype)  # autocast changes it
     if lengths is not None:
         out = torch.where((lengths > 0)[:, None, None], out, 0)
     return out
+
+
+def _zeros(Q: Tensor, K: Tensor, V: Tensor) -> Tensor:
+    """Zeros of the output's shape and Q's dtype, through which gradients of zero flow."""
+    return Q.new_zeros(*Q.shape[:-1], V.shape[-1]) + (Q[:0].sum() + K[:0].sum() + V[:0].sum())
 
 
 def pad_varlen(
@@ -163,12 +173,14 @@ def varlen_attention_packed(
         K_all: `[sum L, D]`.
         V_all: `[sum L, Dv]`.
         cu_seqlens: `[N + 1]`.
-        max_len: longest row, from the host: reading it from `cu_seqlens` would sync the device.
+        max_len: longest row, from the host: reading it from `cu_seqlens` would sync the device. A
+            longer row gets NaN, never a silently truncated answer.
     """
-    if K_all.shape[0] == 0 or max_len == 0:
-        return Q.new_zeros(Q.shape[0], Q.shape[1], V_all.shape[1])
+    if K_all.shape[0] == 0:
+        return _zeros(Q, K_all, V_all)
     K, V, lengths = pad_varlen(K_all, V_all, cu_seqlens, max_len)
-    return dense_attention_packed(Q, K, V, lengths)
+    out = dense_attention_packed(Q, K, V, lengths)
+    return torch.where((lengths > max_len)[:, None, None], math.nan, out)
 
 
 def grouped_selection_attention_packed(
@@ -198,8 +210,8 @@ def grouped_selection_attention_packed(
     check_inputs(Q, K, V, ranges)
     B, S, G, h, Dk = Q.shape
     S_kv, Dv = V.shape[2:]
-    if S_kv == 0 or ranges.shape[3] == 0:
-        return Q.new_zeros(B, S, G, h, Dv)
+    if 0 in (B, S, G, h, S_kv, Dv, ranges.shape[3]):
+        return _zeros(Q, K, V)
     slots = fill_slots(ranges, S_kv, max_len)
     out = dense_attention_packed(
         Q.reshape(-1, h, Dk),

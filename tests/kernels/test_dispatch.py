@@ -180,6 +180,9 @@ class TestWhichPathRuns:
         assert last_dispatch().path == "triton.ranges.group"
 
     def test_capability_in_the_policy_table(self, monkeypatch):
+        monkeypatch.setattr(op, "INTERPRETED", True)
+        assert "TRITON_INTERPRET" in dispatch._off_by_policy(torch.device("cuda"))
+        monkeypatch.setattr(op, "INTERPRETED", False)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
         assert "8.9" in dispatch._off_by_policy(torch.device("cuda"))
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))

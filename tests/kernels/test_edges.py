@@ -130,11 +130,18 @@ def test_strided_inputs_are_read_where_they_lie(path):
     assert_matches(run(path, strided), selection_attention_oracle(*strided))
 
 
-@pytest.mark.parametrize("path", [*PATHS, "packed_sdpa"])
+@pytest.mark.parametrize("force_path", ["auto", "dense", "varlen"])
 @pytest.mark.parametrize(("n", "S_kv"), [(0, 7), (5, 0)], ids=["no ranges", "no keys"])
-def test_nothing_to_select_from(n, S_kv, path):
+def test_nothing_to_select_from(n, S_kv, force_path):
     case = selection(torch.zeros(1, 2, 1, n, 2, dtype=torch.int64), S_kv=S_kv)
-    assert (run(path, case) == 0).all()
+    flags = triton_flags(force_path=force_path)
+    with op.record_launches() as kernels:
+        assert (op.selection_attention_triton(*case, flags=flags) == 0).all()
+        assert (selection_attention(*case, flags=flags) == 0).all()
+    # a call that starts no kernel must not be on record as one that Triton served
+    assert kernels == []
+    assert last_dispatch().path == "packed_sdpa"
+    assert last_dispatch().reason == "there is nothing to compute"
 
 
 def test_large_scores_do_not_overflow():
