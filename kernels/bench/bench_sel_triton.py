@@ -4,11 +4,17 @@
 
 `--dist few` writes a dense CSV, `many` and `mixed` a varlen one, with the columns of `contract`.
 Before a cell is timed, the kernel and the reference are compared with the fp64 oracle on the very
-same tensors, and a mutation probe makes sure that the reference reads every key. A cell that is
-wrong is not timed: its row says so in `status`, and the remaining cells go on.
+same tensors, split over the streams as they will be timed, and a mutation probe makes sure that
+both read every key. The kernel's mean error must be at most `MAX_MAE`, its largest at most
+`checks.max_err_limit`. A cell that is wrong is not timed. Afterwards the last timed outputs of
+both sides are compared with the oracle too, and the timed calls must have launched the kernels
+that were checked. Whatever fails is said in the row's `status`, and the remaining cells go on.
 
 `NSA_SEL_TRITON_GROUP`, `_DB`, `_REQUIRE_ALIGN` and, at operator level, `_FORCE_PATH` choose the
 kernel, as they do in production; `NSA_DEBUG_*` leave one line a cell in the diagnostics file.
+
+With `TRITON_INTERPRET=1` everything runs on the CPU in Triton's interpreter, GPU or not, and the
+rows say so in `device`: their times mean nothing.
 
 Exit codes: 0 every cell was checked and timed; 1 some cell was not; 2 usage, no CUDA device (and
 no `TRITON_INTERPRET=1`), or a CSV that exists already.
@@ -19,10 +25,14 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+import triton
+from torch import Tensor
 
 from kernels.bench.contract import (
     CONTRACT_VERSION,
@@ -33,11 +43,17 @@ from kernels.bench.contract import (
     ContractError,
     columns,
 )
-from kernels.bench.timing import time_pair
+from kernels.bench.timing import MIN_PAIRS, time_pair
 from kernels.bench.workloads import Shape, Workload, kernel_workload, operator_workload
 from kernels.selection import op
-from kernels.selection.checks import ignored_keys, max_err, mean_err
-from kernels.selection.diagnostics import append_line, bucket_of
+from kernels.selection.checks import (
+    ignored_keys,
+    max_err,
+    max_err_limit,
+    mean_err,
+    unwritten_is_nan,
+)
+from kernels.selection.diagnostics import append_line, bucket_of, warn_once
 from kernels.selection.errors import FlagError
 from kernels.selection.flags import Flags
 
@@ -59,11 +75,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags = Flags.from_env()
     except FlagError as error:
         return _refuse(str(error))
-    if torch.cuda.is_available():
+    if op.INTERPRETED:  # also beside a GPU: what the interpreter takes is not the GPU's time
+        device, device_name = torch.device("cpu"), CPU_INTERPRETER
+    elif torch.cuda.is_available():
         device = torch.device("cuda")
         device_name = torch.cuda.get_device_name(device)
-    elif op.INTERPRETED:
-        device, device_name = torch.device("cpu"), CPU_INTERPRETER
+        if args.iters < MIN_PAIRS or args.warmup < 1:
+            return _refuse(
+                f"on a GPU --iters must be at least {MIN_PAIRS} and --warmup at least 1: fewer "
+                "give no interval of the speedup, or time the compiler"
+            )
     else:
         return _refuse(
             "no CUDA device; set TRITON_INTERPRET=1 to check the kernels (not their speed) "
@@ -75,8 +96,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         with BenchWriter(args.csv, mode) as writer:
             for i, length in enumerate(args.L_list, start=1):
                 shape = _shape(args, length, device)
-                row = _identity(args, shape, mode, device_name) | _run_cell(args, shape, flags)
-                writer.row({name: row[name] for name in columns(mode)})
+                measured, workload = _run_cell(args, shape, flags)
+                row = _identity(args, shape, mode, device_name) | measured
+                writer.row({name: row.get(name, "") for name in columns(mode)})
+                if flags.debug and workload is not None:
+                    _log(workload, shape, flags, row)
                 failed += row["status"] != "ok"
                 _say(f"[{i}/{len(args.L_list)}] {mode} {args.dist} L={length}  {_summary(row)}")
     except (ContractError, OSError) as error:
@@ -86,79 +110,148 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def _run_cell(args: argparse.Namespace, shape: Shape, flags: Flags) -> dict[str, object]:
-    """Build, check and time one cell; its measured columns, with `status` for what went wrong."""
-    row: dict[str, object] = dict(UNMEASURED)
+def _run_cell(
+    args: argparse.Namespace, shape: Shape, flags: Flags
+) -> tuple[dict[str, object], Workload | None]:
+    """Build, check and time one cell.
+
+    Returns:
+        Its measured columns, with `status` for what went wrong, and the workload if nothing did.
+    """
+    row: dict[str, object] = dict(UNMEASURED) | {"began_ms": _now_ms()}
     try:
         if args.level == "operator":
             workload = operator_workload(shape, decode=args.decode)
         else:
             workload = kernel_workload(shape)
         row["reference"] = workload.reference_name
-        wrong = _check(workload, flags, row)
-        if wrong:
-            row["status"] = f"error: {wrong}"
-            return row
-        _time(args, workload, flags, row)
+        parts = workload.split(args.streams)
+        oracle = workload.oracle()
+        kernels, wrong = _check(workload, parts, oracle, flags, row)
+        wrong = wrong or _time(args, parts, oracle, kernels, flags, row)
     except Exception as error:  # noqa: BLE001 - whatever one cell dies of, the others go on
-        row["status"] = f"error: {_one_line(error)}"
-        return row
-    row["status"] = "ok"
-    if flags.debug:
-        _log(workload, shape, flags, row)
-    return row
+        wrong = _one_line(error)
+    row |= {"status": f"error: {wrong}" if wrong else "ok", "ended_ms": _now_ms()}
+    return row, None if wrong else workload
 
 
-def _check(workload: Workload, flags: Flags, row: dict[str, object]) -> str | None:
-    """Measure both sides against the oracle and probe the reference; why they are wrong, if so."""
-    oracle = workload.oracle()
-    with op.record_launches() as kernels:
-        out = workload.triton(flags)
-    reference = workload.reference()
-    ignored = ignored_keys(
-        lambda K, V: workload.with_keys(K, V).reference(),
+def _check(
+    workload: Workload,
+    parts: Sequence[Workload],
+    oracle: Tensor,
+    flags: Flags,
+    row: dict[str, object],
+) -> tuple[list[str], str | None]:
+    """Measure both sides against the oracle and probe them.
+
+    Returns:
+        The kernels that one pass over the parts launches, and what is wrong, if anything is.
+    """
+    with op.record_launches() as kernels, unwritten_is_nan():
+        out = [part.triton(flags) for part in parts]
+    reference = [part.reference() for part in parts]
+    ignored = _ignored(workload, lambda changed: changed.reference())
+    row |= {
+        "kernel": _named(kernels),
+        "ref_probe": f"ignored: {'; '.join(ignored)}" if ignored else "ok",
+    }
+    wrong = _compare(out, reference, oracle, row)
+    if ignored:
+        wrong = f"the reference does not attend to: {'; '.join(ignored)}"
+    row["tri_probe"] = ""
+    if not wrong and not kernels:
+        wrong = "no Triton kernel was launched"
+    if not wrong:
+        ignored = _ignored(workload, lambda changed: changed.triton(flags))
+        row["tri_probe"] = f"ignored: {'; '.join(ignored)}" if ignored else "ok"
+        if ignored:
+            wrong = f"the kernel does not attend to: {'; '.join(ignored)}"
+    return kernels, wrong
+
+
+def _ignored(workload: Workload, side: Callable[[Workload], Tensor]) -> tuple[str, ...]:
+    return ignored_keys(
+        lambda K, V: side(workload.with_keys(K, V)),
         workload.rows,
         *workload.keys,
         workload.places(),
     )
+
+
+def _compare(
+    out: Sequence[Tensor], reference: Sequence[Tensor], oracle: Tensor, row: dict[str, object]
+) -> str | None:
+    """Record the errors of the joined outputs; what is wrong with them, if anything is."""
+    sides = {"reference": torch.cat(list(reference)), "kernel": torch.cat(list(out))}
+    for side, joined in sides.items():
+        if joined.shape != oracle.shape:
+            return f"the {side} gives {list(joined.shape)}, the oracle {list(oracle.shape)}"
+    means = {side: mean_err(joined, oracle) for side, joined in sides.items()}
+    largest = {side: max_err(joined, oracle) for side, joined in sides.items()}
     row |= {
-        "kernel": TRITON_PREFIX + "+".join(kernels) if kernels else "",
-        "mae": mean_err(out, oracle),
-        "max_err": max_err(out, oracle),
-        "ref_mae": mean_err(reference, oracle),
-        "ref_max_err": max_err(reference, oracle),
-        "ref_probe": f"ignored: {'; '.join(ignored)}" if ignored else "ok",
+        "mae": means["kernel"],
+        "max_err": largest["kernel"],
+        "ref_mae": means["reference"],
+        "ref_max_err": largest["reference"],
     }
-    if ignored:
-        return f"the reference does not attend to: {'; '.join(ignored)}"
-    for name, side in (("ref_mae", "reference"), ("mae", "kernel")):
-        error = row[name]
-        if not (isinstance(error, float) and error <= MAX_MAE):  # NaN is not
+    for side, error in means.items():
+        if not error <= MAX_MAE:  # NaN is not
             return f"mean error of the {side} against the oracle {error:.3g} > {MAX_MAE:g}"
-    if not kernels:
-        return "no Triton kernel was launched"
+    limit = max_err_limit(largest["reference"], oracle, sides["kernel"].dtype)
+    if not largest["kernel"] <= limit:
+        return (
+            f"largest error of the kernel against the oracle {largest['kernel']:.3g} > {limit:.3g}"
+            f" (the reference's is {largest['reference']:.3g})"
+        )
     return None
 
 
 def _time(
-    args: argparse.Namespace, workload: Workload, flags: Flags, row: dict[str, object]
-) -> None:
-    parts = workload.split(args.streams)
-    times = time_pair(
-        [lambda part=part: part.triton(flags) for part in parts],  # type: ignore[misc]
-        [part.reference for part in parts],
-        iters=args.iters,
-        warmup=args.warmup,
-        device=workload.rows.device,
-    )
+    args: argparse.Namespace,
+    parts: Sequence[Workload],
+    oracle: Tensor,
+    kernels: Sequence[str],
+    flags: Flags,
+    row: dict[str, object],
+) -> str | None:
+    """Time both sides; what is wrong with what was timed, if anything is."""
+    with op.record_launches() as timed:
+        times = time_pair(
+            [lambda part=part: part.triton(flags) for part in parts],  # type: ignore[misc]
+            [part.reference for part in parts],
+            iters=args.iters,
+            warmup=args.warmup,
+            device=oracle.device,
+        )
+    row["kernel"] = _named(timed)
+    rounds = args.iters + args.warmup
+    if timed != list(kernels) * rounds:
+        return (
+            f"the timed calls launched {dict(Counter(timed))}, "
+            f"not {rounds} times {dict(Counter(kernels))}"
+        )
+    wrong = _compare(times.triton_out, times.reference_out, oracle, row)
+    if wrong:
+        return f"in the last timed iteration: {wrong}"
     low, high = times.speedup_interval(args.seed)
     row |= {
+        f"{args.level}_tri_ms": times.triton_ms,
+        f"{args.level}_shipped_ms": times.reference_ms,
+        f"{args.level}_shipped_lo": low,
+        f"{args.level}_shipped_hi": high,
+        f"{args.level}_shipped": row["reference"],
         "tri_ms": times.triton_ms,
         "ref_ms": times.reference_ms,
         "speedup": times.speedup,
         "speedup_lo": low,
         "speedup_hi": high,
     }
+    return None
+
+
+def _named(kernels: Sequence[str]) -> str:
+    """Distinct kernels in the order of their first launch, as the column `kernel` has them."""
+    return TRITON_PREFIX + "+".join(dict.fromkeys(kernels)) if kernels else ""
 
 
 def _identity(
@@ -180,10 +273,30 @@ def _identity(
         "level": args.level,
         "iters": args.iters,
         "warmup": args.warmup,
+        "basis": "shipped",
+        "ragged": "mixed" if shape.dist == "mixed" else "equal",
+        "form": "decode" if args.decode else "rows",
+        "seed": args.seed,
+        "flops": 2 * shape.N * shape.L * shape.H * (shape.D + shape.Dv),
+        "tri_streams": args.streams,
+        "ref_streams": args.streams,
+        "timer": "wall" if shape.device.type == "cpu" else "events",
+        "torch": torch.__version__,
+        "triton": triton.__version__,
     }
 
 
 def _log(workload: Workload, shape: Shape, flags: Flags, row: dict[str, object]) -> None:
+    """Append the cell to the diagnostics. The cell stands, whatever becomes of its line."""
+    try:
+        append_line(flags.diagnostics, _log_record(workload, shape, flags, row))
+    except Exception as error:  # noqa: BLE001
+        warn_once(flags.diagnostics, error)
+
+
+def _log_record(
+    workload: Workload, shape: Shape, flags: Flags, row: dict[str, object]
+) -> dict[str, object]:
     record: dict[str, object] = {
         "path": f"bench.{workload.level}",
         "kernels": [str(row["kernel"]).removeprefix(TRITON_PREFIX)],
@@ -198,7 +311,7 @@ def _log(workload: Workload, shape: Shape, flags: Flags, row: dict[str, object])
     if flags.debug_shapes:
         K, V = workload.keys
         record["shapes"] = {"Q": list(workload.rows.shape), "K": list(K.shape), "V": list(V.shape)}
-    append_line(flags.diagnostics, record)
+    return record
 
 
 def _summary(row: dict[str, object]) -> str:
@@ -208,6 +321,10 @@ def _summary(row: dict[str, object]) -> str:
         "tri {tri_ms:.3f} ms  ref {ref_ms:.3f} ms  "
         "speedup {speedup:.2f} [{speedup_lo:.2f}, {speedup_hi:.2f}]  mae {mae:.1e}".format(**row)
     )
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 10**6
 
 
 def _one_line(error: Exception) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 
 DENSE_COLUMNS = (
     "mode", "N", "H", "D", "Dv", "L", "streams", "tri_ms", "ref_ms", "speedup", "mae",
@@ -44,6 +44,55 @@ EXTRA_COLUMNS = (
     "speedup_hi",
     "iters",
     "warmup",
+    # since version 2
+    "basis",  # which reference ref_ms is: shipped | strongest; `level` says at which level
+    "ragged",  # "equal": all rows have L keys; else how they vary, L being the longest
+    "form",  # rows: B=N, S=G=1 over 4L keys each; decode: one shared long cache
+    "seed",
+    "kernel_tri_ms",  # Triton at each level, and both references at each level
+    "kernel_shipped_ms",
+    "kernel_strongest_ms",
+    "operator_tri_ms",
+    "operator_shipped_ms",
+    "operator_strongest_ms",
+    "kernel_shipped_lo",  # bounds of the 95 % interval of each of the four speedups
+    "kernel_shipped_hi",
+    "kernel_strongest_lo",
+    "kernel_strongest_hi",
+    "operator_shipped_lo",
+    "operator_shipped_hi",
+    "operator_strongest_lo",
+    "operator_strongest_hi",
+    "kernel_shipped",  # name of each reference
+    "kernel_strongest",
+    "operator_shipped",
+    "operator_strongest",
+    "tri_probe",  # as ref_probe, for the kernel
+    "tri_p10",  # quantiles of the times behind tri_ms and ref_ms, ms
+    "tri_p90",
+    "ref_p10",
+    "ref_p90",
+    "tri_cv",  # coefficient of variation
+    "ref_cv",
+    "aa_lo",  # A/A control of the family: interval of ref_ms / ref_ms, timed as two sides
+    "aa_hi",
+    "bytes",  # that any correct implementation must move: Q, the selected K and V, and the output
+    "flops",  # 2 * H * (D + Dv) per selected key of a row
+    "tri_streams",  # streams that each side really used
+    "ref_streams",
+    "timer",  # events | graph | wall
+    "settled",  # "yes", or why the warm-up or the stop rule did not settle
+    "flush_mib",  # overwritten before each iteration, outside the timed region; 0: not flushed
+    "l2_mib",  # 0: unknown
+    "launch_us",  # launch floor of this device: an empty kernel, timed in the same way
+    "sm_mhz",  # clocks while the cell was timed; empty where they cannot be read
+    "sm_max_mhz",
+    "mem_mhz",
+    "temperature_c",
+    "began_ms",  # wall clock, milliseconds since the epoch
+    "ended_ms",
+    "torch",  # versions
+    "triton",
 )
 
 CPU_INTERPRETER = "cpu-interpreter"
@@ -277,11 +326,19 @@ def family_of(row: Mapping[str, str]) -> str:
         if row.get(name)
     ]
     parts += [row[name] for name in ("dtype", "level") if row.get(name)]
+    usual = {"ragged": "equal", "form": "rows"}
+    parts += [row[name] for name, value in usual.items() if row.get(name, value) not in ("", value)]
     return " ".join(parts)
 
 
-def cell_of(row: Mapping[str, str], at: str) -> Cell:
-    """Read a row's cell. `speedup_lo` decides where the row has it, `speedup` otherwise.
+def cell_of(
+    row: Mapping[str, str], at: str, *, level: str = "operator", reference: str = "strongest"
+) -> Cell:
+    """Read a row's cell.
+
+    The lower bound of the speedup at `level` (`kernel`, `operator`) over `reference` (`shipped`,
+    `strongest`) decides where the row has it; in older files `speedup_lo` and, failing that, the
+    source project's `speedup`, whatever they were measured against.
 
     Raises:
         ContractError: a needed field is missing or is not a finite number; `at` locates it.
@@ -298,7 +355,8 @@ def cell_of(row: Mapping[str, str], at: str) -> Cell:
             raise ContractError(f"{at}: {name} is {row[name]}")
         return value
 
-    speedup = "speedup_lo" if row.get("speedup_lo") else "speedup"
+    bounds = (f"{level}_{reference}_lo", "speedup_lo")
+    speedup = next((name for name in bounds if row.get(name)), "speedup")
     return Cell(
         family=family_of(row),
         L=int(number("L", int)),

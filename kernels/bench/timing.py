@@ -12,7 +12,8 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -20,6 +21,8 @@ Call = Callable[[], object]
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
+MIN_PAIRS = 10
+"""Fewest pairs for an interval: the bootstrap of fewer is far narrower than it claims to be."""
 MIN_FLUSH_BYTES = 64 * 2**20
 
 
@@ -29,6 +32,9 @@ class PairedTimes:
 
     triton: tuple[float, ...]
     reference: tuple[float, ...]
+    triton_out: tuple[Any, ...] = field(default=(), repr=False)
+    """What the calls of the last timed iteration returned, one for each stream."""
+    reference_out: tuple[Any, ...] = field(default=(), repr=False)
 
     @property
     def triton_ms(self) -> float:
@@ -46,11 +52,11 @@ class PairedTimes:
         return self.reference_ms / self.triton_ms
 
     def speedup_interval(self, seed: int = 0) -> tuple[float, float]:
-        """Bounds of the 95 % bootstrap interval of `speedup`; the point itself for one iteration.
+        """Bounds of the 95 % bootstrap interval of `speedup`; the point itself below `MIN_PAIRS`.
 
         Resamples pairs, because neighbours share whatever disturbed them.
         """
-        if len(self.triton) == 1:
+        if len(self.triton) < MIN_PAIRS:
             return self.speedup, self.speedup
         rng = random.Random(seed)  # noqa: S311 - statistics, not secrets
         pairs = list(zip(self.triton, self.reference, strict=True))
@@ -94,23 +100,27 @@ def time_pair(
     clock.clear()
     for i in range(iters):
         # the side that goes first may find a busier or a colder device: take turns
-        for calls in (triton, reference) if i % 2 == 0 else (reference, triton):
-            clock.run(calls)
+        # an earlier iteration's outputs are let go, so that this one's cannot be taken for them
+        last: dict[bool, tuple[Any, ...]] = {}
+        for first in (True, False) if i % 2 == 0 else (False, True):
+            last[first] = clock.run(triton if first else reference)
     times = clock.milliseconds()
     # undo the turns: of each two times, the odd iterations hold the reference's first
     pairs = [times[i : i + 2][:: 1 if i % 4 == 0 else -1] for i in range(0, len(times), 2)]
-    return PairedTimes(tuple(a for a, _ in pairs), tuple(b for _, b in pairs))
+    return PairedTimes(
+        tuple(a for a, _ in pairs), tuple(b for _, b in pairs), last[True], last[False]
+    )
 
 
 class _CpuClock:
     def __init__(self) -> None:
         self._times: list[float] = []
 
-    def run(self, calls: Sequence[Call]) -> None:
+    def run(self, calls: Sequence[Call]) -> tuple[Any, ...]:
         began = time.perf_counter()
-        for call in calls:
-            call()
+        made = tuple(call() for call in calls)
         self._times.append((time.perf_counter() - began) * 1e3)
+        return made
 
     def clear(self) -> None:
         self._times.clear()
@@ -131,23 +141,25 @@ class _CudaClock:
         flush_bytes = max(2 * size, MIN_FLUSH_BYTES)
         self._flush = torch.empty(flush_bytes, dtype=torch.int8, device=device)
 
-    def run(self, calls: Sequence[Call]) -> None:
+    def run(self, calls: Sequence[Call]) -> tuple[Any, ...]:
+        made = []
         start = torch.cuda.Event(enable_timing=True)
         end = torch.cuda.Event(enable_timing=True)
         main = torch.cuda.current_stream(self._device)
         self._flush.zero_()
         start.record(main)
         if not self._streams:
-            calls[0]()
+            made.append(calls[0]())
         else:
             for stream, call in zip(self._streams, calls, strict=True):
                 stream.wait_stream(main)
                 with torch.cuda.stream(stream):
-                    call()
+                    made.append(call())
             for stream in self._streams:
                 main.wait_stream(stream)
         end.record(main)
         self._events.append((start, end))
+        return tuple(made)
 
     def clear(self) -> None:
         torch.cuda.synchronize(self._device)

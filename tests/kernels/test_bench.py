@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from selection_cases import DEVICE, DEVICE_NAME
 
 from kernels.bench import bench_sel_triton, sel_threshold_from_csv, workloads
-from kernels.bench.contract import CPU_INTERPRETER, columns, read_table
+from kernels.bench.contract import CONTRACT_VERSION, CPU_INTERPRETER, columns, read_table
 from kernels.bench.timing import PairedTimes, time_pair
 
 ROOT = Path(bench_sel_triton.__file__).parents[2]
@@ -291,19 +291,22 @@ def csv_file(path, mode, speedups, /, **changes):
     """A complete CSV as a GPU would give, with `changes` to the first row."""
     base = dict.fromkeys(columns(mode), "1") | {
         "mode": mode,
-        "contract": "1",
+        "contract": str(CONTRACT_VERSION),
         "status": "ok",
         "dist": "few" if mode == "dense" else "many",
         "device": "NVIDIA Test",
         "mae": "1e-4",
         "ref_mae": "1e-4",
         "ref_probe": "ok",
+        "ragged": "equal",
+        "form": "rows",
     }
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns(mode), lineterminator="\n")
         writer.writeheader()
         for i, (length, speedup) in enumerate(speedups.items()):
-            row = base | {"L": length, "speedup": speedup, "speedup_lo": speedup}
+            bounds = dict.fromkeys(("speedup", "speedup_lo", "operator_strongest_lo"), speedup)
+            row = base | {"L": length} | bounds
             writer.writerow(row | (changes if i == 0 else {}))
         file.write(f"#end,{len(speedups)}\n")
     return path
@@ -368,7 +371,7 @@ class TestThresholdCommand:
             ({"mode": "varlen"}, "in the dense file"),
             ({"contract": "99"}, "contract version"),
             ({"mae": "nan"}, "mae is nan"),
-            ({"speedup_lo": "fast"}, "not a number"),
+            ({"operator_strongest_lo": "fast"}, "not a number"),
             ({"L": "256"}, "measured twice"),
         ],
         ids=str,

@@ -17,6 +17,7 @@ from kernels.bench.contract import (
     ContractError,
     cell_of,
     columns,
+    family_of,
     read_table,
     threshold,
 )
@@ -138,6 +139,25 @@ class TestCell:
     def test_lower_bound_decides_where_there_is_one(self):
         assert cell_of(self.ROW, "x").speedup == 1.5
         assert cell_of(self.ROW | {"speedup_lo": "1.1"}, "x").speedup == 1.1
+
+    def test_level_and_reference_choose_the_bound(self):
+        row = self.ROW | {
+            "speedup_lo": "1.1",
+            "kernel_shipped_lo": "1.2",
+            "operator_strongest_lo": "1.3",
+        }
+        assert cell_of(row, "x").speedup == 1.3
+        assert cell_of(row, "x", level="kernel", reference="shipped").speedup == 1.2
+        assert cell_of(row, "x", level="operator", reference="shipped").speedup == 1.1
+
+    def test_families_tell_cells_apart_and_stay_readable(self):
+        plain = {"mode": "varlen", "dist": "many", "N": "4", "level": "operator"}
+        assert family_of(plain) == "varlen many N=4 operator"
+        assert family_of(plain | {"ragged": "equal", "form": "rows"}) == family_of(plain)
+        assert family_of(plain | {"ragged": "", "form": ""}) == family_of(plain)
+        assert family_of(plain | {"ragged": "uniform", "form": "decode"}) == (
+            "varlen many N=4 operator uniform decode"
+        )
 
     @pytest.mark.parametrize(
         ("changes", "message"),
