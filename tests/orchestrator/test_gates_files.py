@@ -171,7 +171,7 @@ def bench(**changes: object) -> bytes:
 def test_bench_passes():
     result = judged(BENCH, csv_of("dense", *GOOD))
     assert result.verdict is Verdict.PASS
-    assert result.measured["max_mae"] == 2e-4
+    assert result.measured["max_mae"] == pytest.approx(2e-4, rel=0.01)
     assert result.measured["timing"] == "measured"
     assert result.measured["kernels"] == ["triton.dense"]
 
