@@ -37,7 +37,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     try:
         with Proxy((server.host, server.port)) as proxy:
             rig = Rig(folder, server, proxy)
-            outcome = rig.start().end()
+            outcome = rig.start(seconds=0.5).end()
             assert outcome.code == 0, outcome.stderr
             found = Reference(outcome, rig)
             rig.assert_whole(outcome, found)

@@ -7,8 +7,9 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,21 @@ from tests.faults.server import Server
 from tests.integration.lab import Lab, Outcome
 
 HERE = Path(__file__).parent
+PROGRAM = ("-m", "orchestrator")
 FULL = os.environ.get("FAULTS_FULL") == "1"
 Event = dict[str, Any]
+
+
+def label(event: Event) -> str:
+    """What tells the events of a run apart: `job.state dense RUNNING`, `artifact.pulled a.csv`."""
+    job = str(event.get("job", "")).split(".")  # run.phase.step.attempt
+    step = event.get("step") or (job[2] if len(job) > 2 else event.get("phase", ""))
+    file = event["path"] if event["event"] == "artifact.pulled" else ""
+    return " ".join(
+        str(word)
+        for word in (event["event"], step, event.get("state"), file)
+        if word not in ("", None)
+    )
 
 
 class Controller:
@@ -71,13 +85,19 @@ class Rig:
     """A fixture repository, a pod, the link between them, and what both sides have on disk."""
 
     def __init__(
-        self, folder: Path, server: Server, proxy: Proxy | None, prefix: tuple[str, ...] = ()
+        self,
+        folder: Path,
+        server: Server,
+        proxy: Proxy | None,
+        *,
+        prefix: tuple[str, ...] = (),
+        pod: Path | None = None,
     ) -> None:
         self.folder = folder
         self.lab = Lab(folder)
         self.server, self._proxy, self.prefix = server, proxy, prefix
         self.count = 0
-        self.pod = folder / "pod"
+        self.pod = pod or folder / "pod"
         self.counter = folder / "counter"
         for name in ("work.py", "playbook.yaml"):
             shutil.copy(HERE / name, self.lab.repo / name)
@@ -98,19 +118,23 @@ class Rig:
 
     # -- commands -----------------------------------------------------------------------------
 
-    def start(self, *arguments: str, **settings: object) -> Controller:
+    def start(
+        self, *arguments: str, program: Sequence[str] = PROGRAM, **settings: object
+    ) -> Controller:
+        """`orchestrate run`, or another program that does the same up to a point."""
         settings = {"counter": self.counter, **settings}
         sets = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
         pods = ["--pods", str(self.folder / "pods.toml"), "--pod", "box"]
         playbook = str(self.lab.repo / "playbook.yaml")
-        return self._begin("run", playbook, "--json", *pods, *sets, *arguments)
+        return self._begin(program, "run", playbook, "--json", *pods, *sets, *arguments)
 
-    def resume(self, *arguments: str) -> Controller:
-        return self._begin("resume", "--json", *arguments)
+    def resume(self, *arguments: str, program: Sequence[str] = PROGRAM) -> Controller:
+        return self._begin(program, "resume", "--json", *arguments)
 
-    def _begin(self, *arguments: str) -> Controller:
+    def _begin(self, program: Sequence[str], *arguments: str) -> Controller:
         self.count += 1
-        return Controller(self, self.lab.argv(*arguments))
+        argv = [sys.executable, *program, *arguments, "--runs-dir", str(self.lab.runs_dir)]
+        return Controller(self, argv)
 
     # -- this side ----------------------------------------------------------------------------
 
@@ -160,8 +184,12 @@ class Rig:
     # -- the pod ------------------------------------------------------------------------------
 
     def job(self, step: str) -> Path:
-        (found,) = (self.pod / ".orchestrate" / "jobs").glob(f"*.{step}.*")
+        (found,) = self._jobs(step)
         return found
+
+    def _jobs(self, step: str) -> list[Path]:
+        run = self.run.name if self.run else "none"
+        return list((self.pod / ".orchestrate" / "jobs").glob(f"{run}.*.{step}.*"))
 
     def starts(self) -> list[str]:
         """One word for every time a job was started on the pod."""
@@ -171,11 +199,6 @@ class Rig:
     def supervisor(self, step: str) -> int:
         process = json.loads((self.job(step) / "process.json").read_text())
         return int(process["supervisor"]["pid"])
-
-    def starting(self, step: str) -> bool:
-        """Whether the step's command is there."""
-        found = list((self.pod / ".orchestrate" / "jobs").glob(f"*.{step}.*/process.json"))
-        return bool(found) and bool(json.loads(found[0].read_text())["command"])
 
     def command(self, step: str) -> int:
         process = json.loads((self.job(step) / "process.json").read_text())
@@ -202,6 +225,8 @@ class Reference:
     def __init__(self, outcome: Outcome, rig: Rig) -> None:
         self.decision = outcome.last["decision"]
         self.csvs = rig.csvs()
+        self.events = rig.events()
+        self.seconds = at(self.events[-1]) - at(self.events[0])
 
 
 def at(event: Event) -> float:

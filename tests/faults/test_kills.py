@@ -7,26 +7,55 @@ import time
 
 import pytest
 
-from tests.faults.rig import FULL, Controller, Reference, Rig
+from tests.faults.rig import FULL, Controller, Reference, Rig, label
 
-SEEDS = range(10) if FULL else range(2)
-KILLS = 5 if FULL else 3
-EVENTS = [
+PLACES = [
     "run.created",
     "connecting",
     "facts",
-    "phase.started",
-    "step.started",
+    "phase.started 0",
+    "step.started sync",
     "sync.done",
-    "job.submitting",
-    "job.state",
-    "artifact.pulled",
-    "gate",
-    "phase.judged",
+    "gate sync",
+    "phase.judged 0",
+    "phase.started 2",
+    "step.started dense",
+    "job.submitting dense",
+    "job.state dense RUNNING",
+    "job.state dense SUCCEEDED",
+    "artifact.pulled dense parity.xml",
+    "artifact.pulled dense sel_dense.csv",
+    "gate dense",
+    "step.started varlen",
+    "job.submitting varlen",
+    "job.state varlen RUNNING",
+    "job.state varlen SUCCEEDED",
+    "artifact.pulled varlen sel_varlen.csv",
+    "gate varlen",
+    "step.started threshold",
+    "gate threshold",
+    "phase.judged 2",
     "report.written",
     "run.finished",
 ]
-QUICK = ["run.created", "sync.done", "job.submitting", "artifact.pulled", "report.written"]
+SIDES = [(place, side) for place in PLACES for side in ("before", "after")]
+QUICK = [
+    ("run.created", "before"),
+    ("connecting", "before"),
+    ("facts", "before"),
+    ("phase.started 0", "before"),
+    ("step.started sync", "after"),
+    ("sync.done", "before"),
+    ("job.submitting dense", "before"),
+    ("job.submitting dense", "after"),
+    ("job.state dense SUCCEEDED", "before"),
+    ("artifact.pulled dense parity.xml", "before"),
+    ("gate dense", "before"),
+    ("phase.judged 2", "before"),
+    ("report.written", "before"),
+    ("run.finished", "after"),
+]
+"""One of each kind, and both sides of the one that must not happen twice."""
 
 
 def again(rig: Rig) -> Controller:
@@ -38,32 +67,39 @@ def until_done(rig: Rig, reference: Reference) -> None:
     rig.assert_whole(again(rig).end(), reference)
 
 
-@pytest.mark.parametrize("name", EVENTS if FULL else QUICK)
-def test_killed_at_an_event(rig: Rig, reference: Reference, name: str) -> None:
-    controller = rig.start(seconds=0.5)
-    rig.wait_for(controller, name)
-    controller.kill()
+def test_no_event_is_left_out(reference: Reference) -> None:
+    assert list(dict.fromkeys(map(label, reference.events))) == PLACES
+    assert {place.split()[0] for place, _ in QUICK} == {place.split()[0] for place in PLACES}
+
+
+@pytest.mark.parametrize(("place", "side"), SIDES if FULL else QUICK)
+def test_killed_around_an_event(rig: Rig, reference: Reference, place: str, side: str) -> None:
+    doomed = rig.start(program=("-m", "tests.faults.doomed", place, side))
+    assert doomed.end().code == -9, doomed.said
+    last = [label(event) for event in rig.events()][-1]
+    assert last == place  # it died where it should, not before
     until_done(rig, reference)
 
 
-@pytest.mark.skipif(not FULL, reason="FAULTS_FULL=1: every event, at its second and last time")
-@pytest.mark.parametrize("name", ["job.submitting", "job.state", "artifact.pulled", "gate"])
-def test_killed_at_a_later_one(rig: Rig, reference: Reference, name: str) -> None:
-    controller = rig.start(seconds=0.5)
-    rig.wait(lambda: len(rig.events(name)) > 1, controller)
-    controller.kill()
-    until_done(rig, reference)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_killed_again_and_again(rig: Rig, reference: Reference, seed: int) -> None:
-    """Each controller lives for a while of the time that a whole run takes."""
+@pytest.mark.parametrize("seed", range(50 if FULL else 3))
+def test_killed_at_a_random_time(rig: Rig, reference: Reference, seed: int) -> None:
     chance = random.Random(seed)  # noqa: S311 - chance, not secrecy
-    for _ in range(KILLS):
+    controller = rig.start(seconds=0.5)
+    # counted from its first event: before it, a kill is nothing special
+    rig.wait(rig.events, controller)
+    time.sleep(chance.uniform(0, reference.seconds))
+    controller.kill()
+    until_done(rig, reference)
+
+
+@pytest.mark.parametrize("seed", range(5 if FULL else 1))
+def test_killed_again_and_again(rig: Rig, reference: Reference, seed: int) -> None:
+    """Each controller gets a part of the time that a whole run takes."""
+    chance = random.Random(100 + seed)  # noqa: S311
+    for _ in range(5 if FULL else 3):
+        before = len(rig.events())
         controller = again(rig)
-        # counted from its first event: before it, a kill is nothing special
-        events = len(rig.events())
-        rig.wait(lambda before=events: len(rig.events()) > before, controller)
-        time.sleep(chance.uniform(0, 1.5))
+        rig.wait(lambda seen=before: len(rig.events()) > seen, controller)
+        time.sleep(chance.uniform(0, reference.seconds / 2))
         controller.kill()
     until_done(rig, reference)

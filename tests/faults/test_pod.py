@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import signal
 import subprocess
 import time
@@ -18,7 +19,6 @@ from tests.faults.rig import FULL, Controller, Rig
 from tests.integration.lab import Outcome
 
 HUGE = (10 if FULL else 2) << 30
-TOKEN = "-".join(("hush", "8d3f1c77e2a94b05"))
 
 
 PLAYBOOK = """\
@@ -40,11 +40,11 @@ phases:
 """
 
 
-def job_playbook(rig: Rig, script: str, secrets: str = "", **step: object) -> None:
+def job_playbook(rig: Rig, script: str, more: str = "", **step: object) -> None:
     """A playbook of one job, which runs `script`."""
     (rig.lab.repo / "script.py").write_text(script)
-    more = "".join(f"        {name}: {json.dumps(value)}\n" for name, value in step.items())
-    (rig.lab.repo / "playbook.yaml").write_text(PLAYBOOK + more + secrets)
+    fields = "".join(f"        {name}: {json.dumps(value)}\n" for name, value in step.items())
+    (rig.lab.repo / "playbook.yaml").write_text(PLAYBOOK + fields + more)
 
 
 def lost(rig: Rig, controller: Controller) -> None:
@@ -189,32 +189,38 @@ def descends(process: Path, ancestor: int) -> bool:
     return pid == ancestor
 
 
-def test_a_secret_is_seen_by_the_command_alone(rig: Rig) -> None:
+@pytest.fixture
+def token(rig: Rig) -> str:
+    """A secret that no test beside this one has."""
+    value = f"hush-{secrets.token_hex(8)}"
+    rig.lab.env["FIXTURE_TOKEN"] = value
+    return value
+
+
+def test_a_secret_is_seen_by_the_command_alone(rig: Rig, token: str) -> None:
     job_playbook(rig, TELL, "secrets: [FIXTURE_TOKEN]\n")
-    rig.lab.env["FIXTURE_TOKEN"] = TOKEN
     controller = rig.start()
     seen = set()
     while not controller.over:
-        seen |= holders(TOKEN, controller.pid)
+        seen |= holders(token, controller.pid)
         time.sleep(0.02)
     outcome = controller.end()
     assert outcome.code == 0, outcome.stderr
     assert {line.split()[-1] for line in seen} == {"script.py"}
     assert "the token is ***" in outcome.stderr
-    assert TOKEN not in controller.said
+    assert token not in controller.said
     assert (rig.job("only") / "log").read_text() == "the token is ***\n***\n"
-    assert places_of(TOKEN, rig.pod) == []
-    assert places_of(TOKEN, rig.lab.runs_dir) == []
+    assert places_of(token, rig.pod) == []
+    assert places_of(token, rig.lab.runs_dir) == []
 
 
 @pytest.mark.xfail(strict=False, reason="artifacts are not looked into yet")
-def test_an_artifact_with_a_secret_is_not_evidence(rig: Rig) -> None:
+def test_an_artifact_with_a_secret_is_not_evidence(rig: Rig, token: str) -> None:
     job_playbook(rig, TELL.replace('"fine"', "token"), "secrets: [FIXTURE_TOKEN]\n")
-    rig.lab.env["FIXTURE_TOKEN"] = TOKEN
     outcome = rig.start().end()
     assert outcome.code == 5, outcome.stderr
     assert "result.txt" in outcome.stderr
-    assert places_of(TOKEN, rig.lab.runs_dir) == []
+    assert places_of(token, rig.lab.runs_dir) == []
 
 
 # -- hostile pods --------------------------------------------------------------------------------

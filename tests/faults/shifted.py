@@ -1,0 +1,37 @@
+"""shifted.py FILE SCRIPT|-m MODULE ARGS...: runs it by a wall clock that the number in FILE moves.
+
+Only the clock on the wall: the monotonic one does not jump on a real machine either.
+"""
+
+from __future__ import annotations
+
+import datetime
+import runpy
+import sys
+import time
+from pathlib import Path
+
+_true_time = time.time
+_file = Path(sys.argv[1])
+
+
+def _time() -> float:
+    return _true_time() + (float(_file.read_text() or 0) if _file.exists() else 0.0)
+
+
+class _Datetime(datetime.datetime):
+    @classmethod
+    def now(cls, tz: datetime.tzinfo | None = None) -> _Datetime:
+        return cls.fromtimestamp(time.time(), tz)
+
+
+time.time = _time
+datetime.datetime = _Datetime  # type: ignore[misc]
+if sys.argv[2] == "-m":
+    module = sys.argv[3]
+    del sys.argv[1:4]
+    sys.argv.insert(0, module)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+else:
+    del sys.argv[:2]
+    runpy.run_path(sys.argv[0], run_name="__main__")
