@@ -192,6 +192,29 @@ def report(run: str, template: Path | None, runs_dir: Path, as_json: bool) -> in
 
 
 @cli.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@click.option("--device", help='Card of rows that do not name it, e.g. "RTX 4090".')
+@click.option(
+    "--margin",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.2,
+    show_default=True,
+    help="Speedup that the lower bound must reach.",
+)
+@JSON
+def judge(paths: tuple[Path, ...], device: str | None, margin: float, as_json: bool) -> int:
+    """Judge PATHS offline: run directories, or bench CSVs of any origin.
+
+    \b
+    With the CSVs may go JUnit files, telemetry.csv and <stem>.canary.csv.
+    Exit code: 0 all PASS; 1 a gate FAIL; 2 usage; 4 NOT_VERIFIED; 5 INVALID evidence.
+    """  # noqa: D301 - click wants the backspace
+    from orchestrator.cli.judge import judge_command
+
+    return judge_command(paths, device=device, margin=margin, as_json=as_json)
+
+
+@cli.command()
 @RUNS_DIR
 @JSON
 def runs(runs_dir: Path, as_json: bool) -> int:

@@ -1,0 +1,88 @@
+"""`orchestrate judge`: run directories and bench CSVs, offline."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from orchestrator.cli.console import STYLES, Console
+from orchestrator.engine.judge import judge
+from orchestrator.engine.judge_files import FilesJudgement, judge_files
+from orchestrator.errors import UsageError
+from orchestrator.models.run import Judgement
+from orchestrator.models.verdict import GateResult, Verdict, worst
+from orchestrator.store.paths import RunPaths
+
+
+def judge_command(
+    paths: tuple[Path, ...], *, device: str | None, margin: float, as_json: bool
+) -> int:
+    """Judge each run directory by itself, and all other files together."""
+    runs = [RunPaths(path.resolve()) for path in paths if path.is_dir()]
+    for run in runs:
+        if not run.plan.exists():
+            raise UsageError(
+                f"{run.root} is not a run directory: it holds no run.json",
+                remedy="name the CSVs in it",
+            )
+    files = [path for path in paths if not path.is_dir()]
+    judged = [judge(run) for run in runs]
+    of_files = judge_files(files, device=device, margin=margin) if files else None
+    verdict = worst([*(run.verdict for run in judged), *([of_files.verdict] if of_files else [])])
+    if as_json:
+        click.echo(json.dumps(_summary(judged, of_files, verdict)))
+        return int(verdict.exit_code)
+    console = Console()
+    for run_judgement in judged:
+        _print_run(console, run_judgement)
+    if of_files is not None:
+        _print_files(console, of_files)
+    console.say(f"verdict {verdict.value}, exit code {int(verdict.exit_code)}", STYLES[verdict])
+    return int(verdict.exit_code)
+
+
+def _summary(
+    runs: list[Judgement], of_files: FilesJudgement | None, verdict: Verdict
+) -> dict[str, Any]:
+    summary: dict[str, Any] = {"verdict": verdict.value, "exit_code": int(verdict.exit_code)}
+    if runs:
+        summary["runs"] = [run.model_dump(mode="json") for run in runs]
+    if of_files is not None:
+        summary |= {
+            "files": list(of_files.files),
+            "notes": list(of_files.notes),
+            "gates": [gate.model_dump(mode="json") for gate in of_files.gates],
+            "decision": of_files.decision.model_dump(mode="json"),
+        }
+    return summary
+
+
+def _print_run(console: Console, judgement: Judgement) -> None:
+    console.say(f"run {judgement.run_id}", "bold")
+    for phase in judgement.phases:
+        if phase.verdict is None:
+            console.say(f"phase {phase.id} ({phase.name}): skipped, {phase.skipped}", indent=2)
+            continue
+        console.verdict(phase.verdict.value, f"phase {phase.id} ({phase.name})", indent=2)
+        for step in phase.steps:
+            for gate in step.gates:
+                _print_gate(console, gate, indent=4)
+    if judgement.decision is not None:
+        console.say(judgement.decision.summary, "bold")
+
+
+def _print_files(console: Console, judged: FilesJudgement) -> None:
+    for note in judged.notes:
+        console.say(note, "dim")
+    for gate in judged.gates:
+        _print_gate(console, gate)
+    console.say(judged.decision.summary, "bold")
+
+
+def _print_gate(console: Console, gate: GateResult, indent: int = 0) -> None:
+    console.verdict(gate.verdict.value, f"{gate.gate}: {gate.message}", indent)
+    if gate.verdict is not Verdict.PASS and gate.next_step:
+        console.say(f"-> {gate.next_step}", "dim", indent=indent + 13)

@@ -1,0 +1,266 @@
+"""A bench CSV that this project did not write: what it shows, and what it leaves open.
+
+A column that is not there makes the gate that needs it NOT_VERIFIED, by name. Nothing is taken on
+trust: such a file alone never leads to a decision.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from pydantic import JsonValue
+
+from kernels.bench import contract
+from orchestrator.evidence.foreign import ForeignRow, ForeignTable
+from orchestrator.evidence.roofline import number
+from orchestrator.gates.findings import Finding, conclude, counted, listed
+from orchestrator.gates.physics import cell_name
+from orchestrator.models.verdict import GateResult, Reason, Verdict
+
+_PRINTED_MS = 0.0005
+"""Times are often printed with three decimals."""
+_ROUNDING = 0.01
+_RECORD = "Measure with a benchmark that records it; this project's does."
+
+
+def foreign_gates(table: ForeignTable) -> list[GateResult]:
+    """Completeness, parity and timing of one file."""
+    ran = [row for row in table.rows if row.ok]
+    return [_completeness(table), _parity(table, ran), _timing(table, ran)]
+
+
+def _completeness(table: ForeignTable) -> GateResult:
+    """Every cell there, once, and none that died."""
+    findings = []
+    if not table.rows:
+        findings.append(
+            _unverified(f"{table.file} has a header and no rows.", "Measure something.")
+        )
+    if not table.ended:
+        findings.append(
+            _unverified(
+                f"{table.file} has no end mark ({contract.END_MARK},<rows>): a file that was cut "
+                "off would look the same.",
+                _RECORD,
+                Reason.INCOMPLETE,
+            )
+        )
+    failed = [row for row in table.rows if not row.ok]
+    if failed:
+        findings.append(
+            Finding(
+                Verdict.FAIL,
+                Reason.JOB_FAILED,
+                f"{counted(len(failed), 'cell')} did not run: "
+                + listed(f"{cell_name(r.text)} ({(r.status or '')[:80]})" for r in failed)
+                + ".",
+                "Reproduce the smallest of them; a compiler error names the kernel and the shape.",
+            )
+        )
+    findings += _matrix(table.rows)
+    measured: dict[str, JsonValue] = {"cells": len(table.rows), "failed": len(failed)}
+    return conclude(
+        f"completeness {table.file}", findings, measured, f"{counted(len(table.rows), 'cell')}."
+    )
+
+
+def _matrix(rows: Sequence[ForeignRow]) -> Iterable[Finding]:
+    lengths: dict[str, dict[str, int]] = {}
+    modes: dict[str, set[str]] = {}
+    twice = []
+    for row in rows:
+        family, length = contract.family_of(row.text), row.text.get("L", "?")
+        seen = lengths.setdefault(family, {})
+        if length in seen:
+            twice.append(f"{row.where} repeats line {seen[length]} ({cell_name(row.text)})")
+        seen.setdefault(length, row.line)
+        modes.setdefault(row.text["mode"], set()).add(length)
+    if twice:
+        yield Finding(
+            Verdict.INVALID,
+            Reason.MALFORMED,
+            f"Cells were measured twice: {listed(twice, 2)}; two runs were put into one file.",
+            "Write each run to a file of its own.",
+        )
+    holes = [
+        f"{family} L={length}"
+        for family, seen in lengths.items()
+        for length in sorted(modes[family.partition(" ")[0]] - set(seen), key=_as_number)
+    ]
+    if holes:
+        yield _unverified(
+            f"{counted(len(holes), 'cell')} missing that other rows of the same mode have: "
+            f"{listed(holes, 5)}.",
+            "Measure them: a threshold holds for every length above it.",
+            Reason.INCOMPLETE,
+        )
+
+
+def _parity(table: ForeignTable, ran: Sequence[ForeignRow]) -> GateResult:
+    """The mean error, and whether it was measured against something that is right itself."""
+    findings = []
+    without = [row for row in ran if not row.text.get("mae")]
+    if without or not ran:
+        where = "no row" if len(without) == len(ran) else "not every row"
+        findings.append(_unverified(f"mae: {where} of {table.file} says it.", _RECORD))
+    for column in ("mae", "max_err", "ref_mae"):
+        absurd = [r for r in ran if r.text.get(column) and not 0 <= _float(r, column) < math.inf]
+        if absurd:
+            findings.append(
+                Finding(
+                    Verdict.INVALID,
+                    Reason.MALFORMED,
+                    f"{absurd[0].where}: {column} is {absurd[0].text[column][:40]}, which no mean "
+                    "of finite errors is.",
+                    "Look for NaN in the outputs of both sides.",
+                )
+            )
+    errors = [(_float(row, "mae"), row) for row in ran if row.text.get("mae")]
+    large = [(error, row) for error, row in errors if error > contract.MAX_MAE]
+    if large:
+        findings.append(
+            Finding(
+                Verdict.FAIL,
+                Reason.ERROR_TOO_LARGE,
+                f"The two sides differ by more than {contract.MAX_MAE:g}: "
+                + listed(f"{error:.2g} at {cell_name(row.text)}" for error, row in large)
+                + ". Either may be the wrong one.",
+                "Compare both with an fp64 oracle: a reference that attends to the first keys "
+                "only gives just such errors.",
+            )
+        )
+    if len(errors) > 1 and not any(error for error, _ in errors):
+        findings.append(
+            _unverified(
+                f"mae is exactly zero in all {counted(len(errors), 'row')}: it was printed with "
+                "too few digits, or one side was compared with itself.",
+                _RECORD,
+            )
+        )
+    findings += _reference(table, ran)
+    worst = max((error for error, _ in errors if error >= 0), default=None)
+    return conclude(
+        f"parity {table.file}",
+        findings,
+        {"max_mae": worst if worst is not None and math.isfinite(worst) else None},
+        f"{counted(len(ran), 'cell')} within {contract.MAX_MAE:g}: max MAE {worst or 0:.1e}.",
+    )
+
+
+def _reference(table: ForeignTable, ran: Sequence[ForeignRow]) -> Iterable[Finding]:
+    lacking = table.lacks(("ref_mae", "ref_probe", "kernel"))
+    if lacking:
+        yield _unverified(
+            f"{table.file} does not say {listed(lacking)}: whether the reference itself is right "
+            "and reads every key, and which kernel ran.",
+            "Measure with a benchmark that checks both sides against an fp64 oracle.",
+        )
+    for row in ran:
+        if _float(row, "ref_mae") > contract.MAX_MAE or row.text.get("ref_probe", "ok") not in (
+            "ok",
+            "",
+        ):
+            yield Finding(
+                Verdict.INVALID,
+                Reason.REFERENCE_WRONG,
+                f"{row.where} ({cell_name(row.text)}): the reference is wrong (ref_mae "
+                f"{row.text.get('ref_mae') or 'unknown'}, ref_probe "
+                f"{(row.text.get('ref_probe') or 'unknown')[:80]}).",
+                "Fix the reference first: every speedup against it is meaningless.",
+            )
+            return
+    fallback = [
+        r for r in ran if r.text.get("kernel") and not r.text["kernel"].startswith("triton")
+    ]
+    if fallback:
+        yield Finding(
+            Verdict.INVALID,
+            Reason.FALLBACK_RAN,
+            f"{fallback[0].where}: {fallback[0].text['kernel'][:40]} ran, which is no Triton "
+            "kernel; tri_ms timed a fallback.",
+            "Read why dispatch fell back.",
+        )
+
+
+def _timing(table: ForeignTable, ran: Sequence[ForeignRow]) -> GateResult:
+    """That speedups are what the times say, with the same streams on both sides."""
+    findings = []
+    if "speedup_lo" in table.lacks(["speedup_lo"]):
+        findings.append(
+            _unverified(
+                f"{table.file} does not say speedup_lo: without an interval a win may be noise.",
+                "Measure with repetitions and record the 95 % interval of the speedup.",
+            )
+        )
+    wrong = [row for row in ran if _inconsistent(row)]
+    if wrong:
+        row = wrong[0]
+        findings.append(
+            Finding(
+                Verdict.INVALID,
+                Reason.MALFORMED,
+                f"{row.where}: speedup {row.text['speedup']} is not ref_ms / tri_ms = "
+                f"{row.text['ref_ms']} / {row.text['tri_ms']}"
+                + (f"; {counted(len(wrong), 'such row')}." if len(wrong) > 1 else "."),
+                "One side was divided by something (streams, iterations) and the other was not: "
+                "look at how the benchmark writes the row.",
+            )
+        )
+    several = [row for row in ran if (number(row.text, "streams") or 1) > 1]
+    open_ = [r for r in several if not (r.text.get("tri_streams") and r.text.get("ref_streams"))]
+    if open_:
+        findings.append(
+            _unverified(
+                f"{open_[0].where} has streams={open_[0].text['streams']}, but not tri_streams "
+                "and ref_streams: one side alone may have been divided over them.",
+                _RECORD,
+            )
+        )
+    one_sided = [r for r in several if r.text.get("tri_streams") != r.text.get("ref_streams")]
+    if one_sided and not open_:
+        row = one_sided[0]
+        findings.append(
+            Finding(
+                Verdict.INVALID,
+                Reason.MALFORMED,
+                f"{row.where}: the kernel ran on {row.text['tri_streams']} streams, the reference "
+                f"on {row.text['ref_streams']}.",
+                "Give both sides the same streams.",
+            )
+        )
+    return conclude(
+        f"timing {table.file}",
+        findings,
+        {"cells": len(ran)},
+        f"{counted(len(ran), 'cell')} with intervals, speedups as the times say.",
+    )
+
+
+def _inconsistent(row: ForeignRow) -> bool:
+    ours, theirs = number(row.text, "tri_ms"), number(row.text, "ref_ms")
+    told = number(row.text, "speedup")
+    if told is None or not ours or not theirs or ours < 0 or theirs < 0:
+        return False
+    ratio = theirs / ours
+    slack = _ROUNDING + _PRINTED_MS / ours + _PRINTED_MS / theirs
+    return abs(told - ratio) > slack * ratio + _ROUNDING
+
+
+def _float(row: ForeignRow, column: str) -> float:
+    """The field as a number, NaN and infinity included; zero where there is none."""
+    try:
+        return float(row.text.get(column) or 0)
+    except ValueError:
+        return math.nan
+
+
+def _as_number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.inf
+
+
+def _unverified(message: str, next_step: str, reason: Reason = Reason.NO_EVIDENCE) -> Finding:
+    return Finding(Verdict.NOT_VERIFIED, reason, message, next_step)

@@ -1,0 +1,382 @@
+"""Times that no card can reach, and times that do not depend on the work.
+
+Both sides of every row are judged: it was the reference whose numbers could not be true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pydantic import JsonValue
+
+from kernels.bench import contract
+from orchestrator.evidence.cards import FASTEST, Card, find_card
+from orchestrator.evidence.roofline import (
+    Bound,
+    Work,
+    dram_bound,
+    flushed,
+    implied_tb_per_s,
+    number,
+    warm_bound,
+    work_of,
+)
+from orchestrator.gates.findings import Finding, conclude, counted, listed
+from orchestrator.models.verdict import GateResult, Reason, Verdict
+
+SIDES = {
+    "tri_ms": "the kernel",
+    "ref_ms": "the reference",
+    "kernel_tri_ms": "the kernel (kernel level)",
+    "kernel_shipped_ms": "the shipped reference (kernel level)",
+    "kernel_strongest_ms": "the strongest reference (kernel level)",
+    "operator_tri_ms": "the kernel (operator level)",
+    "operator_shipped_ms": "the shipped reference (operator level)",
+    "operator_strongest_ms": "the strongest reference (operator level)",
+}
+"""Columns that are times of the whole cell."""
+REQUIRED = ("tri_ms", "ref_ms")
+
+TOLERANCE = 1.05
+"""Faster than the limit by this factor is impossible; less is a clock's or a datasheet's error."""
+FLAT = 1.1
+"""Growth of the time, at most, that counts as none."""
+GROWN = 4.0
+"""Growth of the bytes from which on the time has to show it."""
+NEAR_FLOOR = 3.0
+UNMEASURED_FLOOR_MS = 0.010
+"""Where nobody measured the launch floor: one eager PyTorch call with its dispatch."""
+_HEADROOM = 2.0
+"""On L2 bandwidths that others measured on a card of theirs."""
+
+_SLOWER = (
+    "Do not use these times. Check that this side reads every key, that the clock waits for the "
+    "device, and that the output is used."
+)
+
+
+class Timed(Protocol):
+    """A row of a bench CSV, this project's or a foreign one."""
+
+    @property
+    def where(self) -> str:
+        """File and line."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the cell ran."""
+
+    @property
+    def text(self) -> Mapping[str, str]:
+        """Its fields, by the contract's names."""
+
+
+@dataclass(frozen=True)
+class _Time:
+    row: Timed
+    side: str
+    ms: float
+    work: Work
+
+    def __str__(self) -> str:
+        return f"{self.row.where} ({cell_name(self.row.text)}): {self.side}'s {self.ms:g} ms"
+
+
+def physics_gate(
+    file: str,
+    rows: Sequence[Timed],
+    *,
+    device: str | None = None,
+    l2_tb_per_s: float | None = None,
+) -> GateResult:
+    """Judge every time of `rows`.
+
+    `device` names the card where a row does not; `l2_tb_per_s` is what the canary measured.
+    """
+    gate = f"physics {file}"
+    ran = [row for row in rows if row.ok]
+    if any(row.text.get("device") == contract.CPU_INTERPRETER for row in ran):
+        finding = _unverified(
+            "The times are the CPU interpreter's: no card, so no limit to hold them against.",
+            "Measure on a CUDA device.",
+            Reason.NO_CUDA_DEVICE,
+        )
+        return conclude(gate, [finding], {"cells": len(ran)}, "")
+    if not ran:
+        finding = _unverified(f"{file} holds no cell that ran.", "Run the benchmark.")
+        return conclude(gate, [finding], {"cells": 0}, "")
+    judge = _Judge(file, device, l2_tb_per_s)
+    for row in ran:
+        judge.take(row)
+    findings = judge.findings()
+    return conclude(gate, findings, judge.measured(), judge.passed())
+
+
+def cell_name(row: Mapping[str, str]) -> str:
+    """Family and L, as messages name a cell."""
+    return f"{contract.family_of(row)} L={row.get('L', '?')}"
+
+
+class _Judge:
+    def __init__(self, file: str, device: str | None, l2_tb_per_s: float | None) -> None:
+        self._file = file
+        self._device = device
+        self._l2 = l2_tb_per_s
+        self._cards: dict[str, Card | None] = {}
+        self._rows = 0
+        self._families: dict[tuple[str, str], list[_Time]] = {}
+        self._impossible: list[tuple[float, _Time, Bound, Card]] = []
+        self._unreal: list[str] = []
+        self._cached: list[_Time] = []
+        self._missing: dict[str, int] = {}
+        self._assumed: dict[str, int] = {}
+        self._unknown: dict[str, int] = {}
+        self._fastest: tuple[float, _Time, Card] | None = None
+        self._launch_bound: list[str] = []
+
+    def take(self, row: Timed) -> None:
+        """Judge one row by itself, and keep its times for the family."""
+        self._rows += 1
+        card = self._card(row)
+        work = work_of(row.text)
+        if not isinstance(work, Work):
+            for column in work:
+                self._missing[column] = self._missing.get(column, 0) + 1
+        else:
+            for assumption in work.assumed:
+                self._assumed[assumption] = self._assumed.get(assumption, 0) + 1
+        family = contract.family_of(row.text)
+        for column, ms in self._times(row):
+            if not isinstance(work, Work):
+                continue
+            time = _Time(row, SIDES[column], ms, work)
+            self._families.setdefault((family, column), []).append(time)
+            if card is not None:
+                self._hold_against(time, card)
+
+    def _card(self, row: Timed) -> Card | None:
+        name = row.text.get("device") or self._device
+        if not name:
+            self._missing["device"] = self._missing.get("device", 0) + 1
+            return None
+        if name not in self._cards:
+            self._cards[name] = find_card(name)
+        if self._cards[name] is None:
+            self._unknown[name] = self._unknown.get(name, 0) + 1
+        return self._cards[name]
+
+    def _times(self, row: Timed) -> Iterator[tuple[str, float]]:
+        level, basis = row.text.get("level"), row.text.get("basis")
+        again = {f"{level}_tri_ms", f"{level}_{basis}_ms"} if basis else set()
+        for column in SIDES:
+            told = row.text.get(column, "")
+            ms = number(row.text, column)
+            if not told and column in REQUIRED:
+                self._missing[column] = self._missing.get(column, 0) + 1
+            elif told and (ms is None or ms <= 0):
+                self._unreal.append(f"{row.where}: {column} is {told[:40]!r}")
+            elif ms is not None and column not in again:
+                yield column, ms
+
+    def _hold_against(self, time: _Time, card: Card) -> None:
+        cold = dram_bound(time.work, card)
+        proven = flushed(time.row.text, card.l2_bytes)
+        possible = cold if proven else warm_bound(time.work, card, self._l2_limit(card))
+        excess = possible.ms / time.ms
+        if excess > TOLERANCE:
+            # a set far beyond the cache comes from DRAM: its own bound is the one to name
+            shown = possible if 2 * time.work.bytes <= card.l2_bytes else cold
+            self._impossible.append((shown.ms / time.ms, time, shown, card))
+        elif not proven and (cold.ms / time.ms > TOLERANCE or 2 * time.work.bytes <= card.l2_bytes):
+            self._cached.append(time)
+        if self._fastest is None or cold.ms / time.ms > self._fastest[0]:
+            self._fastest = (cold.ms / time.ms, time, card)
+
+    def _l2_limit(self, card: Card) -> float | None:
+        if self._l2:
+            return self._l2
+        if card.l2 is None:
+            return None
+        return card.l2.tb_per_s * (_HEADROOM if card.l2.third_party else 1)
+
+    def findings(self) -> list[Finding]:
+        """Everything that is wrong, the worst of each kind named."""
+        found = []
+        if self._unreal:
+            found.append(
+                Finding(
+                    Verdict.INVALID,
+                    Reason.MALFORMED,
+                    f"{listed(self._unreal)}: not a time.",
+                    "Look at how the benchmark writes the row.",
+                )
+            )
+        if self._impossible:
+            found.append(self._say_impossible())
+        found += self._flatness()
+        if self._missing:
+            found.append(
+                _unverified(
+                    f"{self._file} does not say {_columns(self._missing, self._rows)}, without "
+                    "which a time cannot be held against the card.",
+                    "Name the card with --device."
+                    if set(self._missing) == {"device"}
+                    else "Measure with a benchmark that records it.",
+                )
+            )
+        if self._assumed:
+            found.append(
+                _unverified(
+                    f"{self._file} does not say {_columns(self._assumed, self._rows)}: the value "
+                    "in brackets was assumed, so a time may be impossible and pass here.",
+                    "Measure with a benchmark that records it.",
+                )
+            )
+        if self._unknown:
+            found.append(
+                _unverified(
+                    f"No peaks are known of {listed(map(repr, self._unknown))}.",
+                    "Give the card's full name with --device, or add it to "
+                    "orchestrator/evidence/cards.py with its datasheet.",
+                )
+            )
+        if self._cached:
+            found.append(self._say_cached())
+        return found
+
+    def _say_impossible(self) -> Finding:
+        _, time, bound, card = max(self._impossible, key=lambda item: item[0])
+        more = len(self._impossible) - 1
+        claimed = f"{implied_tb_per_s(time.work, time.ms):.3g} TB/s"
+        if "FLOP" in bound.peak:
+            claimed = f"{time.work.flops / time.ms / 1e9:.3g} TFLOP/s"
+        return Finding(
+            Verdict.INVALID,
+            Reason.IMPOSSIBLE,
+            f"{time} cannot be true: that is {claimed}, against a peak of {bound.peak} on the "
+            f"{card.name}, which needs at least {bound.ms:.3g} ms"
+            + (f" ({counted(more, 'more impossible time')})." if more else "."),
+            _SLOWER,
+        )
+
+    def _say_cached(self) -> Finding:
+        time = self._cached[0]
+        return _unverified(
+            f"{time} may be the L2 cache's: {time.work.bytes / 1e6:.3g} MB can stay in it, and "
+            f"no row says that it was flushed (flush_mib)"
+            + (f"; {counted(len(self._cached), 'such time')}." if len(self._cached) > 1 else "."),
+            "Overwrite at least the L2 size before each iteration and record flush_mib.",
+        )
+
+    # --- flat in L ------------------------------------------------------------------------------
+
+    def _flatness(self) -> list[Finding]:
+        flat: dict[Verdict, list[str]] = {}
+        for times in self._families.values():
+            found = self._flat(sorted(times, key=lambda time: time.work.bytes))
+            if found is not None:
+                flat.setdefault(found[0], []).append(found[1])
+        findings = []
+        if Verdict.INVALID in flat:
+            findings.append(
+                Finding(
+                    Verdict.INVALID,
+                    Reason.FLAT_IN_L,
+                    f"{listed(flat[Verdict.INVALID], 2)}: a time that does not depend on the "
+                    "keys is not the time of reading them.",
+                    "Change the last key and see whether this side's output changes; it may "
+                    "attend to the first keys only.",
+                )
+            )
+        if Verdict.NOT_VERIFIED in flat:
+            findings.append(
+                _unverified(
+                    f"{listed(flat[Verdict.NOT_VERIFIED], 2)}: it may be the launch that was "
+                    "timed, but the launch floor was not measured (launch_us).",
+                    "Measure the launch floor of the device, or larger cells.",
+                )
+            )
+        return findings
+
+    def _flat(self, times: Sequence[_Time]) -> tuple[Verdict, str] | None:
+        """Whether the longest cell takes no longer than a much smaller one."""
+        first, last = times[0], times[-1]
+        card = self._cards.get(last.row.text.get("device") or self._device or "") or FASTEST
+        for time in times[:-1]:
+            extra_bytes = last.work.bytes - time.work.bytes
+            extra = extra_bytes / (card.dram_tb_per_s * 1e9) / last.ms
+            if last.work.bytes < GROWN * time.work.bytes or last.ms > FLAT * time.ms:
+                continue
+            if time is not first and extra < 0.5:  # something else may well dominate both
+                continue
+            said = (
+                f"{time.row.where} to {last.row.where} ({contract.family_of(last.row.text)}): "
+                f"{last.side} takes {time.ms:g} ms at L={time.row.text.get('L')} and "
+                f"{last.ms:g} ms at L={last.row.text.get('L')}, with "
+                f"{last.work.bytes / time.work.bytes:.3g} times the bytes"
+            )
+            floor_us = number(last.row.text, "launch_us")
+            if floor_us is not None and last.ms <= NEAR_FLOOR * floor_us / 1e3:
+                self._launch_bound.append(f"{cell_name(last.row.text)}, {last.side}")
+                return None
+            unmeasured = floor_us is None and last.ms <= NEAR_FLOOR * UNMEASURED_FLOOR_MS
+            # at the floor or not, the added bytes alone must not need longer than it all took
+            return (Verdict.NOT_VERIFIED if unmeasured and extra < 1 else Verdict.INVALID, said)
+        return None
+
+    # --- what it rests on -----------------------------------------------------------------------
+
+    def measured(self) -> dict[str, JsonValue]:
+        """The numbers that decided."""
+        cards = sorted({card.name for card in self._cards.values() if card})
+        measured: dict[str, JsonValue] = {
+            "cells": self._rows,
+            "cards": list[JsonValue](cards),
+            "impossible": len(self._impossible),
+            "launch_bound": list[JsonValue](self._launch_bound[:20]),
+            "peaks": {
+                card.name: f"{card.dram_tb_per_s:g} TB/s, L2 {card.l2_bytes >> 20} MiB "
+                f"({card.source})"
+                for card in self._cards.values()
+                if card
+            },
+        }
+        if self._fastest is not None:
+            share, time, _ = self._fastest
+            measured["closest"] = {
+                "cell": f"{cell_name(time.row.text)}, {time.side}",
+                "of_limit": round(share, 3),
+                "tb_per_s": float(f"{implied_tb_per_s(time.work, time.ms):.4g}"),
+            }
+        l2 = next((card.l2 for card in self._cards.values() if card and card.l2), None)
+        if self._l2:
+            measured["l2"] = f"{self._l2:g} TB/s, measured by the canary"
+        elif l2 is not None:
+            mark = " (third-party)" if l2.third_party else ""
+            measured["l2"] = f"{l2.tb_per_s:g} TB/s, {l2.source}{mark}"
+        return measured
+
+    def passed(self) -> str:
+        """The sentence of a PASS."""
+        if self._fastest is None:
+            return ""
+        share, time, card = self._fastest
+        bound = f"{counted(len(self._launch_bound), 'time')} launch-bound; "
+        return (
+            f"{counted(self._rows, 'cell')} possible on the {card.name}: "
+            f"{bound if self._launch_bound else ''}closest to the limit at {share:.0%} is "
+            f"{cell_name(time.row.text)}, {time.side}."
+        )
+
+
+def _columns(counts: Mapping[str, int], rows: int) -> str:
+    return listed(
+        (name if count >= rows else f"{name} (in {count} of {rows} rows)")
+        for name, count in counts.items()
+    )
+
+
+def _unverified(message: str, next_step: str, reason: Reason = Reason.NO_EVIDENCE) -> Finding:
+    return Finding(Verdict.NOT_VERIFIED, reason, message, next_step)
