@@ -10,6 +10,9 @@ CACHE := $(CURDIR)/.cache
 PIP := -m pip install --quiet --disable-pip-version-check
 PYTEST := -m pytest -q -n 2
 
+# Compiled modules are kept: the tests start the controller some hundred times.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run test test-full check unit integration faults kernels install schema clean
 
 run: $(VENV)/.run
