@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from kernels.bench.contract import read_table
 from tests.faults.proxy import Proxy
 from tests.faults.server import Server
 from tests.integration.lab import Lab, Outcome
@@ -21,6 +22,7 @@ from tests.integration.lab import Lab, Outcome
 HERE = Path(__file__).parent
 PROGRAM = ("-m", "orchestrator")
 FULL = os.environ.get("FAULTS_FULL") == "1"
+WHEN = ("began_ms", "ended_ms")
 Event = dict[str, Any]
 
 
@@ -177,9 +179,15 @@ class Rig:
 
         self.wait(found, controller)
 
-    def csvs(self) -> dict[str, bytes]:
+    def csvs(self) -> dict[str, list[dict[str, str]]]:
+        """What was published, but for the time of day at which it was measured."""
         assert self.run is not None
-        return {path.name: path.read_bytes() for path in sorted(self.run.glob("*.csv"))}
+        tables = {path.name: read_table(path.read_text()) for path in self.run.glob("*.csv")}
+        assert all(table.complete for table in tables.values())
+        return {
+            name: [{k: v for k, v in row.items() if k not in WHEN} for row in table.rows]
+            for name, table in tables.items()
+        }
 
     # -- the pod ------------------------------------------------------------------------------
 
@@ -215,8 +223,11 @@ class Rig:
         assert self.starts() == ["dense", "varlen"]
         for step in ("dense", "varlen"):
             assert self.run is not None
-            here = self.run / "phase-2" / step / "1" / "log"
-            assert here.read_bytes() == (self.job(step) / "log").read_bytes()
+            here, there = self.run / "phase-2" / step / "1", self.job(step)
+            assert (here / "log").read_bytes() == (there / "log").read_bytes()
+            csv = (there / "out" / f"sel_{step}.csv").read_bytes()
+            assert (here / "artifacts" / f"sel_{step}.csv").read_bytes() == csv
+            assert (self.run / f"sel_{step}.csv").read_bytes() == csv
 
 
 class Reference:

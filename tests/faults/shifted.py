@@ -28,10 +28,8 @@ class _Datetime(datetime.datetime):
 time.time = _time
 datetime.datetime = _Datetime  # type: ignore[misc]
 if sys.argv[2] == "-m":
-    module = sys.argv[3]
-    del sys.argv[1:4]
-    sys.argv.insert(0, module)
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    del sys.argv[:3]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 else:
     del sys.argv[:2]
     runpy.run_path(sys.argv[0], run_name="__main__")
