@@ -1,0 +1,74 @@
+"""Two controllers on one pod: what they measure, they measure one after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.proxy import Proxy
+from tests.faults.rig import Reference, Rig
+from tests.faults.server import Server
+
+
+@pytest.fixture
+def gpu() -> Iterator[int]:
+    """A device that no test beside this one has; its lock is the whole pod's."""
+    number = 1_000_000 + os.getpid()
+    yield number
+    Path(f"/tmp/orchestrate-device.lock.{number}").unlink(missing_ok=True)
+
+
+@pytest.fixture
+def rigs(tmp_path: Path, server: Server) -> Iterator[list[Rig]]:
+    """Two people with a repository each, and one pod."""
+    with Proxy((server.host, server.port)) as proxy:
+        made = []
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir()
+            made.append(Rig(tmp_path / name, server, proxy, pod=tmp_path / "pod"))
+        yield made
+
+
+def interval(rig: Rig, step: str) -> tuple[float, float]:
+    """Of the step's job, by the pod's clock."""
+    result = json.loads((rig.job(step) / "result.json").read_text())
+    return result["started_at"], result["ended_at"]
+
+
+def test_two_at_once_take_turns(rigs: list[Rig], reference: Reference, gpu: int) -> None:
+    running = [rig.start(exclusive=True, gpu=gpu, seconds=1) for rig in rigs]
+    for rig, controller in zip(rigs, running, strict=True):
+        rig.assert_whole(controller.end(), reference)
+    spans = sorted(interval(rig, step) for rig in rigs for step in ("dense", "varlen"))
+    for (_, ended), (began, _) in itertools.pairwise(spans):
+        assert ended <= began
+    assert [event for rig in rigs for event in rig.events("job.waiting")]
+
+
+def test_the_first_one_killed_frees_the_second(
+    rigs: list[Rig], reference: Reference, gpu: int
+) -> None:
+    one, two = rigs
+    first = one.start(exclusive=True, gpu=gpu, seconds=60, lines=600)
+    one.wait_for_log(first, "line 000003")
+    second = two.start(exclusive=True, gpu=gpu, seconds=0.5)
+    two.wait_for(second, "job.waiting")
+    assert two.events("job.waiting")[0]["holder"]["job_id"] == one.job("dense").name
+    first.kill()  # its job goes on, and has the device
+    time.sleep(1)
+    assert two.starts() == []
+    group = one.command("dense")
+    os.kill(one.supervisor("dense"), signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+    two.assert_whole(second.end(), reference)
+    assert one.resume().end().code == 3
+    assert one.starts() == ["dense"]
