@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.integration.preloaded import preloaded
+
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]
 
@@ -73,21 +75,15 @@ class Lab:
 
     def run(self, *arguments: str, **settings: object) -> Outcome:
         sets = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
-        argv = self.argv("run", str(self.repo / "playbook.yaml"), "--json", *sets, *arguments)
-        done = subprocess.run(
-            argv,
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            stdin=subprocess.DEVNULL,
-        )
-        return Outcome(done.returncode, done.stdout, done.stderr, self.runs_dir)
+        playbook = str(self.repo / "playbook.yaml")
+        return self._finished("run", playbook, "--json", *sets, *arguments, timeout=120)
 
     def call(self, *arguments: str) -> Outcome:
-        done = subprocess.run(
-            self.argv(*arguments), env=self.env, capture_output=True, text=True, timeout=60
-        )
+        return self._finished(*arguments, timeout=60)
+
+    def _finished(self, *arguments: str, timeout: float) -> Outcome:
+        arguments = (*arguments, "--runs-dir", str(self.runs_dir))
+        done = preloaded().run(arguments, self.env, timeout)
         return Outcome(done.returncode, done.stdout, done.stderr, self.runs_dir)
 
     def leftovers(self) -> list[str]:
