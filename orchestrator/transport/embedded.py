@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import getpass
 import os
 import shutil
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -39,6 +41,8 @@ _PASSED_ON_PREFIXES = ("LC_", "PIP_")
 _CHUNK = 256 * 1024
 _GRACE = 2.0  # seconds between TERM and KILL
 _START_TIMEOUT = 15.0
+_PREFIX = "orchestrate-pod-"
+_YOUNG = 60.0  # seconds
 
 
 def pod_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -59,9 +63,12 @@ def embedded_pod(workdir: Path, venv: Path, python: str) -> Iterator[Pod]:
         venv: environment on the pod; lives as long as the caller wants it to.
         python: interpreter that makes it.
     """
-    folder = Path(tempfile.mkdtemp(prefix="orchestrate-pod-"))  # mode 0700
+    _sweep()
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))  # mode 0700
     server = _Server(folder)
+    owner = os.open(folder, os.O_RDONLY)
     try:
+        fcntl.flock(owner, fcntl.LOCK_EX)
         port = server.start()
         yield Pod(
             name="embedded",
@@ -80,6 +87,24 @@ def embedded_pod(workdir: Path, venv: Path, python: str) -> Iterator[Pod]:
             server.stop()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            os.close(owner)
+
+
+def _sweep() -> None:
+    """Remove the folders, with keys in them, of controllers that were killed.
+
+    The kernel drops a lock with its holder. One that is just being made has none yet: it is young.
+    """
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):  # somebody else's, or gone by now
+            owner = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
+            try:
+                fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                found = os.fstat(owner)
+                if found.st_uid == os.getuid() and time.time() - found.st_mtime > _YOUNG:
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(owner)
 
 
 def _user() -> str:
