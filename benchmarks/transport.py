@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.jobs.collect import collect
-from orchestrator.jobs.follow import follow
+from orchestrator.jobs.follow import Ended, run
 from orchestrator.jobs.job import JobSpec
 from orchestrator.jobs.launcher import SshLauncher
 from orchestrator.models.command import Command
@@ -70,12 +70,17 @@ class Bench:
         self._jobs += 1
         name = f"bench.{self._jobs}"
         spec = JobSpec(name, Command(argv, cwd=self.pod.workdir))
-        self.launcher.submit(spec)
         log = self.folder / f"{name}.log"
-        follow(self.launcher, name, log, lambda _data: None)
+        ended = self.run(spec, log)
         into = self.folder / f"{name}.artifacts"
-        collect(self.launcher, self.connection, name, into, lambda _artifact: None)
+        collect(self.launcher, self.connection, name, into, lambda _artifact: None, ended.manifest)
         return log
+
+    def run(self, spec: JobSpec, log: Path) -> Ended:
+        """Submit and follow, as a run does."""
+        return run(
+            self.launcher, spec, log, on_status=lambda _status: None, sink=lambda _data: None
+        )
 
     def overhead(self, rounds: int) -> dict[str, object]:
         """A job that does nothing, beside three round trips over a warm ControlMaster."""
@@ -109,14 +114,14 @@ class Bench:
         # The job is over before the clock starts: what is timed is the way of the bytes, not `cat`.
         self._jobs += 1
         name = f"bench.{self._jobs}"
-        self.launcher.submit(JobSpec(name, Command(("cat", str(source)))))
+        spec = JobSpec(name, Command(("cat", str(source))))
         log = self.folder / f"{name}.log"
-        follow(self.launcher, name, log, lambda _data: None)
+        self.run(spec, log)
         assert log.stat().st_size == source.stat().st_size, "the log is not whole"
 
         def ours() -> None:
             log.unlink()
-            follow(self.launcher, name, log, lambda _data: None)
+            self.run(spec, log)
 
         mine, rival = interleaved(ours, cat, rounds)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

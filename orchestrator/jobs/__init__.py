@@ -1,1 +1,1 @@
-"""Jobs on a pod: launchers, states, following and collecting; `agent.py` runs there."""
+"""Jobs on a pod: launchers, states, following and collecting; `agent/` runs there."""

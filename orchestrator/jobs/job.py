@@ -111,7 +111,7 @@ class RemoteFile(_FromPod):
 
     path: str
     size: int = Field(ge=0)
-    sha256: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
 class RefusedFile(_FromPod):
@@ -122,7 +122,10 @@ class RefusedFile(_FromPod):
 
 
 class Manifest(_FromPod):
-    """Answer to `manifest`."""
+    """What a job left, by the pod's word."""
 
     files: list[RemoteFile]
     refused: list[RefusedFile] = []
+    telemetry: RemoteFile | None = Field(
+        default=None, description="the agent's own, beside the output directory"
+    )

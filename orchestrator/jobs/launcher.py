@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import zipfile
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
@@ -13,16 +15,22 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from orchestrator.errors import InfraError
+from orchestrator.jobs.frames import Frames, NotFrames
 from orchestrator.jobs.job import JobSpec, JobStatus, Manifest
 from orchestrator.models.command import Command
 from orchestrator.models.pod import Pod
 from orchestrator.transport.connection import Connection
 
 _Answer = TypeVar("_Answer", bound=BaseModel)
+_KILLED = 128  # and above: the status of a command that a signal ended
+_STDERR_LIMIT = 1 << 16
+
+MAX_BYTES = 1 << 30
+"""Largest artifact, and largest sum of one job's. A pod is not trusted with our disk."""
 
 
 class SshLauncher:
-    """Runs jobs on the pod through `agent.py`, which it copies there when it is not."""
+    """Runs jobs on the pod through the agent, which it copies there when it is not."""
 
     def __init__(self, connection: Connection, pod: Pod) -> None:
         self._connection = connection
@@ -58,13 +66,66 @@ class SshLauncher:
         """What is true of the job now."""
         return _parse(JobStatus, self._call("status", job_id))
 
-    def follow(self, job_id: str, offset: int, sink: Callable[[bytes], None]) -> None:
-        """Hand over the log's bytes from `offset` as they come, until the job is over.
+    def run(
+        self,
+        spec: JobSpec,
+        offset: int,
+        *,
+        log_limit: int,
+        on_status: Callable[[JobStatus], None],
+        sink: Callable[[bytes], None],
+    ) -> tuple[JobStatus | None, Manifest | None]:
+        """Submit, follow and list in one call, which spares a slow link its round trips.
+
+        `sink` gets the log's bytes from `offset` to `log_limit` as they come.
+
+        Returns:
+            The last status and what the job left; None where the pod's side was ended before that.
+
+        Raises:
+            ConnectionLost: the link broke; call again with the offset reached.
+            InfraError: the job cannot be started, for one because the disk is full.
+        """
+        status: JobStatus | None = None
+        manifest: Manifest | None = None
+
+        def on_answer(answer: dict[str, Any]) -> None:
+            nonlocal status, manifest
+            self._refuse_error("run", spec.job_id, answer)
+            if "manifest" in answer:
+                manifest = _parse(Manifest, answer["manifest"])
+            elif "status" in answer:
+                status = _parse(JobStatus, answer["status"])
+                on_status(status)
+
+        frames = Frames(on_answer, sink)
+        directory = self.directory(spec.job_id)
+        command = self._command("run", directory, str(offset), str(log_limit), str(MAX_BYTES))
+        errors = bytearray()
+
+        def on_stderr(data: bytes) -> None:
+            errors.extend(data[: _STDERR_LIMIT - len(errors)])
+
+        wire = iter((spec.to_wire(),))
+        try:
+            code = self._connection.stream(command, frames.feed, stdin=wire, on_stderr=on_stderr)
+        except NotFrames as error:
+            raise self._no_answer("run", spec.job_id, "garbled", str(error)) from None
+        if code < _KILLED and (code != 0 or status is None):
+            raise self._no_answer(
+                "run", spec.job_id, f"exit {code}", errors.decode(errors="replace")
+            )
+        return status, manifest
+
+    def follow(
+        self, job_id: str, offset: int, sink: Callable[[bytes], None], *, log_limit: int
+    ) -> None:
+        """Hand over the log's bytes from `offset` to `log_limit`, until the job is over.
 
         Raises:
             ConnectionLost: the link broke; call again with the offset reached.
         """
-        command = self._command("follow", self.directory(job_id), str(offset))
+        command = self._command("follow", self.directory(job_id), str(offset), str(log_limit))
         code = self._connection.stream(command, sink)
         if code != 0:
             raise InfraError(
@@ -78,49 +139,89 @@ class SshLauncher:
 
     def manifest(self, job_id: str) -> Manifest:
         """What lies in the output directory, with checksums taken on the pod."""
-        return _parse(Manifest, self._call("manifest", job_id, timeout=600))
+        return _parse(Manifest, self._call("manifest", job_id, str(MAX_BYTES), timeout=600))
 
     @cached_property
     def _agent(self) -> str:
-        """Path of the agent on the pod. Its name holds its checksum, so versions never mix."""
-        source = resources.files("orchestrator.jobs").joinpath("agent.py").read_bytes()
-        path = f"{self._pod.state_dir}/agent-{hashlib.sha256(source).hexdigest()[:12]}.py"
-        if not self._connection.run(Command(("test", "-f", path))).ok:
-            jobs = f"{self._pod.state_dir}/jobs"
-            made = self._connection.run(Command(("mkdir", "-p", "-m", "700", jobs)))
+        """The agent's folder on the pod. Its name holds its checksum, so versions never mix."""
+        archive = _agent_archive()
+        place = f"{self._pod.state_dir}/agent-{hashlib.sha256(archive).hexdigest()[:12]}"
+        if not self._connection.run(Command(("test", "-d", place))).ok:
+            install = Command((*self._python, "-c", _INSTALL, self._pod.state_dir, place))
+            made = self._connection.run(install, stdin=archive)
             if not made.ok:
+                said = made.stderr.strip().rpartition("\n")[2]
                 raise InfraError(
-                    f"{self._pod.name}: cannot create {jobs}: {made.stderr.strip()}",
-                    remedy="set the pod's workdir to a directory its user can write to",
+                    f"{self._pod.name}: cannot put the agent into {self._pod.state_dir}: {said}",
+                    remedy="the pod needs Python 3.8 or newer as "
+                    f"{self._pod.python!r} (pod.python), and a workdir its user can write to",
                 )
-            self._connection.upload(source, path)
-        return path
+        return f"{place}/agent"
+
+    @property
+    def _python(self) -> tuple[str, ...]:
+        # no PYTHON* of the user's and no site: the agent needs neither, and starts sooner
+        return (self._pod.python, "-I", "-S")
 
     def _command(self, *arguments: str) -> Command:
-        return Command((self._pod.python, self._agent, *arguments))
+        return Command((*self._python, self._agent, *arguments))
 
     def _call(
-        self, verb: str, job_id: str, *, stdin: bytes = b"", timeout: float = 60
+        self, verb: str, job_id: str, *operands: str, stdin: bytes = b"", timeout: float = 60
     ) -> dict[str, Any]:
-        command = self._command(verb, self.directory(job_id))
+        command = self._command(verb, self.directory(job_id), *operands)
         result = self._connection.run(command, stdin=stdin, timeout=timeout)
         try:
             answer = json.loads(result.stdout)
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
-            said = (result.stderr or result.stdout).strip()[-500:]
-            raise InfraError(
-                f"{self._pod.name}: {verb} of job {job_id} got no answer from the pod "
-                f"(exit {result.exit_code}): {said}",
-                remedy=f"the pod needs Python 3.8 or newer as {self._pod.python!r} (pod.python)",
-            )
-        if "error" in answer:
-            raise InfraError(f"{self._pod.name}: {verb} of job {job_id}: {answer['error']}")
+            said = result.stderr or result.stdout
+            raise self._no_answer(verb, job_id, f"exit {result.exit_code}", said)
+        self._refuse_error(verb, job_id, answer)
         return answer
 
+    def _refuse_error(self, verb: str, job_id: str, answer: dict[str, Any]) -> None:
+        if "error" in answer:
+            raise InfraError(f"{self._pod.name}: {verb} of job {job_id}: {answer['error']}")
 
-def _parse(kind: type[_Answer], answer: dict[str, Any]) -> _Answer:
+    def _no_answer(self, verb: str, job_id: str, how: str, said: str) -> InfraError:
+        return InfraError(
+            f"{self._pod.name}: {verb} of job {job_id} got no answer from the pod "
+            f"({how}): {said.strip()[-500:]}",
+            remedy=f"the pod needs Python 3.8 or newer as {self._pod.python!r} (pod.python)",
+        )
+
+
+_INSTALL = """\
+import io, os, shutil, sys, zipfile
+state, place = sys.argv[1:]
+os.makedirs(state + "/jobs", 0o700, exist_ok=True)
+draft = "%s.%d" % (place, os.getpid())
+os.mkdir(draft, 0o700)
+zipfile.ZipFile(io.BytesIO(sys.stdin.buffer.read())).extractall(draft)
+try:
+    os.rename(draft, place)
+except OSError:
+    shutil.rmtree(draft)
+    os.stat(place)
+"""
+"""Where somebody else was first, theirs is as good."""
+
+
+@cache
+def _agent_archive() -> bytes:
+    """The agent's folder as a zip file, equal bytes for equal modules."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:  # stored: a pod's Python may lack zlib
+        modules = resources.files("orchestrator.jobs.agent").iterdir()
+        for module in sorted(modules, key=lambda module: module.name):
+            if module.name.endswith(".py"):
+                archive.writestr(zipfile.ZipInfo(f"agent/{module.name}"), module.read_bytes())
+    return buffer.getvalue()
+
+
+def _parse(kind: type[_Answer], answer: Any) -> _Answer:
     try:
         return kind.model_validate(answer)
     except ValidationError as error:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from orchestrator.errors import ConnectionLost, Detached, InfraError, OrchestrateError
-from orchestrator.jobs.follow import follow, start
-from orchestrator.jobs.job import BUSY, Holder, JobSpec
+from orchestrator.jobs.follow import Ended, run
+from orchestrator.jobs.job import BUSY, Holder, JobSpec, JobStatus
 from orchestrator.jobs.launcher import SshLauncher
 from orchestrator.models.command import Command, Secret
 from orchestrator.models.playbook import Playbook, StepBase
 from orchestrator.models.pod import Pod
-from orchestrator.models.run import JobOutcome, JobState, Judgement, StepResult
+from orchestrator.models.run import JobState, Judgement, StepResult
 from orchestrator.store.events import EventLog, now
 from orchestrator.store.paths import AttemptPaths, RunPaths
 from orchestrator.transport.connection import Connection
@@ -110,7 +110,7 @@ def result(attempt: Attempt, watch: Stopwatch, **fields: Any) -> StepResult:
     )
 
 
-def run_job(session: Session, spec: JobSpec, log: Path) -> JobOutcome:
+def run_job(session: Session, spec: JobSpec, log: Path) -> Ended:
     """Submit a job and follow it to its end; each transition is an event before it is acted on.
 
     Raises:
@@ -120,17 +120,10 @@ def run_job(session: Session, spec: JobSpec, log: Path) -> JobOutcome:
             is cancelled instead and the interrupt passed on.
     """
     job = spec.job_id
-
-    def on_wait(holder: Holder) -> None:
-        session.events.append("job.waiting", job=job, holder=holder.model_dump())
-
+    said = _Said(session.events, job)
     session.events.append("job.submitting", job=job, command=str(spec.command))
     try:
-        status = start(session.launcher, spec, on_wait)
-        if status.started:
-            state = JobState.RUNNING.value
-            session.events.append("job.state", job=job, state=state, created=status.created)
-        outcome = follow(session.launcher, job, log, session.on_log)
+        ended = run(session.launcher, spec, log, on_status=said.hear, sink=session.on_log)
     except ConnectionLost:
         session.events.append("job.state", job=job, state=JobState.UNREACHABLE.value)
         raise
@@ -149,10 +142,33 @@ def run_job(session: Session, spec: JobSpec, log: Path) -> JobOutcome:
             remedy=f"go on: orchestrate attach {session.run_id}\n"
             f"  end it: orchestrate cancel {session.run_id}",
         ) from interrupt
+    outcome = ended.outcome
     session.events.append("job.state", job=job, state=outcome.state.value, outcome=str(outcome))
     if outcome.reason == BUSY:
         raise InfraError(
             f"{session.pod.name}: {outcome.hint}; nothing was started",
             remedy="run it again when the device is free, or without --no-wait",
         )
-    return outcome
+    return ended
+
+
+class _Said:
+    """Turns what the pod says of a submission into events, each once."""
+
+    def __init__(self, events: EventLog, job: str) -> None:
+        self._events, self._job = events, job
+        self._holder: Holder | None = None
+        self._created = self._started = False
+
+    def hear(self, status: JobStatus) -> None:
+        """The job waits for another one, or was started."""
+        self._created = self._created or status.created
+        if status.state == JobState.SUBMITTED.value:
+            holder = status.waiting_for
+            if holder is not None and (not self._holder or holder.job_id != self._holder.job_id):
+                self._events.append("job.waiting", job=self._job, holder=holder.model_dump())
+                self._holder = holder
+        elif status.started and not self._started:
+            state = JobState.RUNNING.value
+            self._events.append("job.state", job=self._job, state=state, created=self._created)
+            self._started = True

@@ -46,19 +46,29 @@ class Job:
             lock=session.launcher.device_lock() if step.exclusive else None,
             lock_wait=session.wait_for_device,
         )
-        outcome = run_job(session, spec, attempt.paths.log)
+        ended = run_job(session, spec, attempt.paths.log)
 
         def pulled(artifact: Artifact) -> None:
             session.events.append("artifact.pulled", job=job_id, **artifact.model_dump())
 
         artifacts, refused = collect(
-            session.launcher, session.connection, job_id, attempt.paths.artifacts, pulled
+            session.launcher,
+            session.connection,
+            job_id,
+            attempt.paths.artifacts,
+            pulled,
+            ended.manifest,
         )
+        if ended.log_pulled < ended.log_bytes:
+            refused.append(
+                f"the log after its first {ended.log_pulled} bytes; all {ended.log_bytes} are in "
+                f"{session.launcher.directory(job_id)}/log on the pod"
+            )
         return result(
             attempt,
             watch,
             command=str(command_of(step, playbook, pod, out=".")),
-            job=outcome,
+            job=ended.outcome,
             artifacts=artifacts,
             details={"refused": list(refused)} if refused else {},
         )

@@ -93,7 +93,7 @@ def _apply(
         part = f"{resource.id}-{number}"
         spec = JobSpec(attempt.job_id(session.run_id, part), command, timeout_s=resource.timeout)
         log = attempt.paths.root / f"{part}.log"
-        outcome = run_job(session, spec, log)
+        outcome = run_job(session, spec, log).outcome
         if outcome.state is not JobState.SUCCEEDED:
             return f"`{command.argv[0]} ...` ended with {outcome}; see {log}"
     return None

@@ -304,8 +304,8 @@ class Connection:
     def download(self, remote_path: str, local_path: Path, *, size: int, sha256: str) -> None:
         """Fetch a file as listed: never a link or device, never more than `size` bytes.
 
-        `local_path` exists afterwards only if size and SHA-256 were right; keeping it within a
-        directory is the caller's part.
+        `local_path` is written only if size and SHA-256 (lower case) are right; keeping it within a
+        directory is the caller's part. What a broken link left is continued by the next call.
 
         Raises:
             PullError: names the file.

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import posixpath
+import re
 import secrets
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import NamedTuple
 
 import paramiko
 
@@ -24,6 +23,18 @@ from orchestrator.transport.process import chunks
 _READ = 32 * 1024  # what every SFTP server serves in one request
 _WINDOW = 8 * 1024 * 1024  # asked for at once: 80 MB/s where a round trip takes 100 ms
 _STALLED = 30.0
+_SHA256 = re.compile("[0-9a-f]{64}")
+_PARTIAL = ".part"
+
+
+def is_partial(name: str) -> bool:
+    """Whether a file of this name is one that `download` has not got all of."""
+    return name.endswith(_PARTIAL) and _SHA256.fullmatch(name[1 : -len(_PARTIAL)]) is not None
+
+
+class _Fetched(NamedTuple):
+    digest: str
+    resumed: bool
 
 
 class RemoteFiles:
@@ -72,24 +83,51 @@ class RemoteFiles:
             self._client.remove(path)
 
     def download(self, remote_path: str, local_path: Path, *, size: int, sha256: str) -> None:
-        """Fetch a regular file of exactly this size and hash, or raise and leave nothing."""
-        if size < 0:
-            raise PullError(f"{self._name(remote_path)}: a size of {size} bytes is impossible")
-        local_path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{local_path.name}.", dir=local_path.parent)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                digest = self._fetch(remote_path, stream, size)
-            if digest != sha256.lower():
-                raise PullError(
-                    f"{self._name(remote_path)}: SHA-256 is {digest}, the manifest says {sha256}"
-                )
-            Path(temporary).replace(local_path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        """Fetch a regular file of exactly this size and hash, from where an earlier try stopped.
 
-    def _fetch(self, remote_path: str, stream: BinaryIO, size: int) -> str:
+        What has come so far lies beside the target, under a name that holds the hash.
+        """
+        if size < 0 or not _SHA256.fullmatch(sha256):
+            raise PullError(
+                f"{self._name(remote_path)}: no file has {size} bytes and SHA-256 {sha256!r}"
+            )
+        if _is_whole(local_path, size, sha256):
+            return
+        local_path.parent.mkdir(parents=True, exist_ok=True)
+        partial = local_path.with_name(f".{sha256}{_PARTIAL}")
+        try:
+            found = self._continue(remote_path, partial, size)
+            if found.digest != sha256 and found.resumed:  # what was here was not its beginning
+                partial.unlink()
+                found = self._continue(remote_path, partial, size)
+            if found.digest != sha256:
+                raise PullError(
+                    f"{self._name(remote_path)}: SHA-256 is {found.digest}, "
+                    f"the manifest says {sha256}"
+                )
+        except PullError:
+            partial.unlink(missing_ok=True)
+            raise
+        partial.replace(local_path)
+
+    def _continue(self, remote_path: str, partial: Path, size: int) -> _Fetched:
+        """Bring a file that is here in part to its full size."""
+        digest = hashlib.sha256()
+        with partial.open("a+b") as stream:
+            if partial.stat().st_size > size:
+                stream.truncate(0)
+            stream.seek(0)
+            for data in iter(lambda: stream.read(_WINDOW), b""):
+                digest.update(data)
+            start = stream.tell()
+            with self._opened(remote_path, size) as remote:
+                for data in self._read(remote, remote_path, start, size):
+                    digest.update(data)
+                    stream.write(data)
+        return _Fetched(digest.hexdigest(), resumed=start > 0)
+
+    @contextmanager
+    def _opened(self, remote_path: str, size: int) -> Iterator[paramiko.SFTPFile]:
         with self._naming(remote_path, PullError, "cannot be read"):
             found = self._client.lstat(remote_path)
             # lstat, not stat: a link could name any file, and opening a FIFO would hang
@@ -98,20 +136,22 @@ class RemoteFiles:
             if found.st_size != size:
                 raise self._wrong_size(remote_path, found.st_size, size)
             remote = self._client.open(remote_path, "rb")
-        digest = hashlib.sha256()
-        received = 0
         try:
-            for start in range(0, size, _WINDOW):
-                for data in self._window(remote, remote_path, start, size):
-                    received += len(data)
-                    digest.update(data)
-                    stream.write(data)
+            yield remote
         finally:
             with self._naming(remote_path, PullError, "cannot be closed"):
                 remote.close()
+
+    def _read(
+        self, remote: paramiko.SFTPFile, remote_path: str, start: int, size: int
+    ) -> Iterator[bytes]:
+        received = start
+        for window in range(start, size, _WINDOW):
+            for data in self._window(remote, remote_path, window, size):
+                received += len(data)
+                yield data
         if received != size:
             raise self._wrong_size(remote_path, f"only {received}", size)
-        return digest.hexdigest()
 
     def _window(
         self, remote: paramiko.SFTPFile, path: str, start: int, size: int
@@ -151,3 +191,18 @@ class RemoteFiles:
                     raise kind(f"{self._name(path)} {what}: {error.strerror or error}") from error
         except paramiko.SFTPError as error:  # an answer that makes no sense
             raise kind(f"{self._name(path)} {what}: {error}") from error
+
+
+def _is_whole(path: Path, size: int, sha256: str) -> bool:
+    """Whether a plain file of this size and hash is there already."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISREG(found.st_mode) or found.st_size != size:
+        return False
+    with path.open("rb") as stream:
+        digest = hashlib.sha256()
+        for data in iter(lambda: stream.read(_WINDOW), b""):
+            digest.update(data)
+    return digest.hexdigest() == sha256

@@ -1,0 +1,48 @@
+"""What a job leaves for collection."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from .directory import Job
+from .files import checksum, relative, walk
+from .room import free_bytes
+from .spec import Refused
+
+MOST = 10_000  # entries listed of either kind; more is no evidence
+
+
+def leftovers(job: Job, limit: int | None) -> dict[str, Any]:
+    """List the regular files in out/ with checksums, and with why what is not to be fetched.
+
+    The telemetry, which is the agent's own, is listed apart. `limit` is of one file's bytes.
+    """
+    paths, refused = walk(job.out)
+    files = []
+    for path in paths[:MOST]:
+        name = relative(path, job.out)
+        try:
+            if os.fsencode(name) != os.fsencode(path.relative_to(job.out)):
+                raise Refused("its name is not UTF-8")
+            files.append(_entry(path, name, limit))
+        except (OSError, Refused) as error:
+            refused.append({"path": name, "reason": getattr(error, "strerror", None) or str(error)})
+    refused.sort(key=lambda entry: entry["path"])
+    for kind, number in (("files", len(paths)), ("refused", len(refused))):
+        if number > MOST:
+            reason = f"{number} {kind} in it, {number - MOST} of them not listed"
+            refused = [{"path": ".", "reason": reason}, *refused[:MOST]]
+    telemetry = job.telemetry
+    return {
+        "files": sorted(files, key=lambda entry: str(entry["path"])),
+        "refused": refused,
+        "telemetry": _entry(telemetry, telemetry.name, None) if telemetry.exists() else None,
+        "free_bytes": free_bytes(job.dir),
+    }
+
+
+def _entry(path: Path, name: str, limit: int | None) -> dict[str, Any]:
+    size, digest = checksum(path, limit)
+    return {"path": name, "size": size, "sha256": digest}
