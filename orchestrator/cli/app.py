@@ -215,6 +215,21 @@ def judge(paths: tuple[Path, ...], device: str | None, margin: float, as_json: b
 
 
 @cli.command()
+@click.argument("run_a", shell_complete=complete.runs)
+@click.argument("run_b", default="latest", shell_complete=complete.runs)
+@RUNS_DIR
+@JSON
+def compare(run_a: str, run_b: str, runs_dir: Path, as_json: bool) -> int:
+    """Compare RUN_A with RUN_B (default: the latest), cell by cell.
+
+    Times are compared on equal machines and versions only, speedups otherwise.
+    """
+    from orchestrator.cli.compare import compare_command
+
+    return compare_command(run_a, run_b, runs_dir, as_json=as_json)
+
+
+@cli.command()
 @RUNS_DIR
 @JSON
 def runs(runs_dir: Path, as_json: bool) -> int:

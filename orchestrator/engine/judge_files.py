@@ -227,9 +227,9 @@ def _decide(
             message=f"There are no {mode} measurements, which the threshold also governs.",
         )
         for mode in ("dense", "varlen")
-        if not any(row.text.get("mode") == mode for row in ran)
+        if not any(row.mode == mode for row in ran)
     ]
-    devices = sorted({row.text["device"] for row in ran if row.text.get("device")})
+    devices = sorted({row.device for row in ran if row.device})
     if len(devices) > 1:
         obstacles.append(
             Obstacle(
@@ -241,10 +241,8 @@ def _decide(
     if problem is not None:
         obstacles.append(Obstacle(reason=Reason.MALFORMED, message=problem))
     if obstacles or found is None:
-        rest = len(obstacles) - 1
-        summary = f"UNDECIDED: {obstacles[0].message}"
-        summary += f" ({counted(rest, 'more obstacle')})" if rest else ""
-        if found is not None and worst(gate.verdict for gate in gates) is not Verdict.INVALID:
+        summary = f"UNDECIDED: {_in_the_way(gates, obstacles)}."
+        if found is not None and worst(g.verdict for g in gates) is Verdict.NOT_VERIFIED:
             would = f"enable Triton from L={found.min_L}" if found.min_L else "keep Triton off"
             summary += f" Taken at their word, these numbers would {would}."
         return Decision(
@@ -270,13 +268,17 @@ def _decide(
     )
 
 
+def _in_the_way(gates: Sequence[GateResult], obstacles: Sequence[Obstacle]) -> str:
+    """The gates by name, the worst first; then what no gate says."""
+    order = (Verdict.INVALID, Verdict.FAIL, Verdict.NOT_VERIFIED)
+    named = [f"{g.gate} is {v.value}" for v in order for g in gates if g.verdict is v]
+    return listed([*named, *(o.message.rstrip(".") for o in obstacles[len(named) :])], 4)
+
+
 def _rule(rows: Sequence[_Row], margin: float) -> tuple[contract.Threshold | None, str | None]:
     """The rule on these rows; or why it cannot be applied."""
     try:
-        cells = [
-            row.cell() if isinstance(row, BenchRow) else contract.cell_of(row.text, row.where)
-            for row in rows
-        ]
+        cells = [row.cell() for row in rows]
         return contract.threshold(cells, margin), None
     except (EvidenceError, contract.ContractError) as error:
         return None, f"The rows do not decide: {error}."

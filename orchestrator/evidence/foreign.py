@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 from kernels.bench import contract
 from orchestrator.evidence.errors import EvidenceError
 
 MAX_BYTES = 64 * 2**20
-FAILED = "error"
+_LARGEST = 1e9
+"""No shape has more rows, heads or keys."""
 
 _KNOWN = (*contract.VARLEN_COLUMNS, *contract.EXTRA_COLUMNS)
 # By the contract's name: how others call it, in lower case, signs as underscores.
@@ -48,31 +49,91 @@ _NAMES = {
     **{alias: name for name, aliases in _ALIASES.items() for alias in aliases},
 }
 _TIMES = ("tri_ms", "ref_ms")
-_MEASURED = ("tri_ms", "ref_ms", "speedup", "mae")
+_MEASURED = (*_TIMES, "speedup", "mae")
 _FINE = ("", "ok", "pass", "passed", "success", "done", "0")
-_NUMBER = re.compile(r"([+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?)\s*(ms|us|x)?", re.ASCII)
-_NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
+_WITH_UNIT = re.compile(r"(.*?)\s*(ms|us|x)")
+_FAILURES = ("ERROR", "FAIL", "OOM", "TIMEOUT", "CRASH")
 
 
-@dataclass(frozen=True)
-class ForeignRow:
-    """One row, by the contract's names where a column is known, by its own elsewhere."""
+class ForeignRow(NamedTuple):
+    """One row: the contract's columns, each None where the file does not say it.
+
+    Measured numbers may be NaN or infinite: that is what was measured, and the gates refuse it.
+    """
 
     file: str
     line: int
-    text: Mapping[str, str]
-    status: str | None
+    family: str
+    """Everything but L that tells cells apart."""
+    failed: str | None
     """What became of a cell that did not run; None for one that did."""
+    mode: str
+    N: int | None = None
+    H: int | None = None
+    D: int | None = None
+    Dv: int | None = None
+    L: int | None = None
+    nspans: int | None = None
+    streams: int | None = None
+    tri_ms: float | None = None
+    ref_ms: float | None = None
+    speedup: float | None = None
+    mae: float | None = None
+    dist: str | None = None
+    dtype: str | None = None
+    device: str | None = None
+    level: str | None = None
+    basis: str | None = None
+    ragged: str | None = None
+    form: str | None = None
+    kernel: str | None = None
+    max_err: float | None = None
+    ref_mae: float | None = None
+    ref_probe: str | None = None
+    speedup_lo: float | None = None
+    kernel_tri_ms: float | None = None
+    kernel_shipped_ms: float | None = None
+    kernel_strongest_ms: float | None = None
+    operator_tri_ms: float | None = None
+    operator_shipped_ms: float | None = None
+    operator_strongest_ms: float | None = None
+    bytes: float | None = None
+    flops: float | None = None
+    tri_streams: int | None = None
+    ref_streams: int | None = None
+    flush_mib: float | None = None
+    launch_us: float | None = None
+    sm_mhz: float | None = None
+    sm_max_mhz: float | None = None
+    began_ms: float | None = None
+    ended_ms: float | None = None
 
     @property
     def ok(self) -> bool:
         """Whether the cell ran."""
-        return self.status is None
+        return self.failed is None
 
     @property
     def where(self) -> str:
         """File and line, for messages."""
         return f"{self.file}, line {self.line}"
+
+    def cell(self) -> contract.Cell:
+        """What the decision rule reads; the times' ratio where nothing better is there.
+
+        Raises:
+            EvidenceError: no L, no error, or no speedup.
+        """
+        bound = self.speedup if self.speedup_lo is None else self.speedup_lo
+        if bound is None and self.tri_ms and self.ref_ms:
+            bound = self.ref_ms / self.tri_ms
+        if self.L is None or self.mae is None or bound is None:
+            raise EvidenceError("no L, mae or speedup", file=self.file, line=self.line)
+        return contract.Cell(self.family, self.L, bound, self.mae, self.device or "")
+
+
+_TYPES: Mapping[str, Any] = get_type_hints(ForeignRow)
+_READ = ForeignRow._fields[5:]
 
 
 @dataclass(frozen=True)
@@ -90,7 +151,7 @@ class ForeignTable:
     def lacks(self, names: Iterable[str]) -> tuple[str, ...]:
         """Those of `names` for which no row that ran has a value."""
         ran = [row for row in self.rows if row.ok]
-        return tuple(name for name in names if not any(row.text.get(name) for row in ran))
+        return tuple(n for n in names if all(getattr(row, n) is None for row in ran))
 
 
 def parse_foreign(data: bytes, name: str = "CSV") -> ForeignTable:
@@ -113,43 +174,33 @@ def parse_foreign(data: bytes, name: str = "CSV") -> ForeignTable:
 class _Reader:
     def __init__(self, text: str, name: str) -> None:
         self._name = name
-        head = next((line for line in text.splitlines() if line.strip(" #\t")), "")
+        lines = (line.strip() for line in io.StringIO(text))
+        head = next((line for line in lines if line and not line.startswith("#")), "")
         delimiter = max(",;\t", key=head.count)
         self._csv = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         self._header: list[str] = []
         self._names: list[str] = []
         self._micro: frozenset[str] = frozenset()
-        self._mode = "varlen" if "varlen" in name.lower() else "dense"
+        self._fields: list[list[str]] = []
+        self._lines: list[int] = []
+        self._failed: list[str | None] = []
 
     def table(self) -> ForeignTable:
-        rows: list[ForeignRow] = []
-        end: str | None = None
         try:
-            for fields in self._csv:
-                if not any(fields):
-                    continue
-                if end is not None:
-                    raise self._error("data after the end mark; the file was appended to")
-                if fields[0] == contract.END_MARK:
-                    end = fields[1] if len(fields) > 1 else ""
-                elif fields[0].startswith("#"):
-                    continue
-                elif not self._names:
-                    self._read_header(fields)
-                else:
-                    rows.append(self._row(fields))
+            end = self._read()
         except csv.Error as error:
             raise self._error(f"not a CSV: {error}") from None
         if not self._names:
             raise EvidenceError("empty", file=self._name)
-        if end is not None and end != str(len(rows)):
+        count = len(self._fields)
+        if end is not None and end != str(count):
             raise EvidenceError(
-                f"the end mark counts {end[:20]} rows, the file holds {len(rows)}: it is truncated",
+                f"the end mark counts {end[:20]} rows, the file holds {count}: it is truncated",
                 file=self._name,
             )
         return ForeignTable(
             self._name,
-            tuple(rows),
+            tuple(self._rows()) if count else (),
             {
                 h: n
                 for h, n in zip(self._header, self._names, strict=True)
@@ -162,15 +213,51 @@ class _Reader:
     def _error(self, problem: str, column: str | None = None) -> EvidenceError:
         return EvidenceError(problem, file=self._name, line=self._csv.line_num, column=column)
 
-    def _read_header(self, fields: Sequence[str]) -> None:
-        self._header = [field.strip() for field in fields]
+    def _read(self) -> str | None:
+        """Take in all lines; what the end mark counts, None where there is none."""
+        end: str | None = None
+        for raw in self._csv:
+            fields = [field.strip() for field in raw]
+            if not any(fields):
+                continue
+            if end is not None:
+                raise self._error("data after the end mark; the file was appended to")
+            if fields[0].startswith("#"):
+                if fields[0] == contract.END_MARK:
+                    end = fields[1] if len(fields) > 1 else ""
+            elif not self._names:
+                self._read_header(fields)
+            elif fields == self._header:
+                raise self._error("a second header; the file was appended to")
+            else:
+                self._failed.append(self._whole(fields))
+                self._fields.append(fields)
+                self._lines.append(self._csv.line_num)
+        return end
+
+    def _whole(self, fields: list[str]) -> str | None:
+        """Fill up a row that ends in a word of failure, and return that word."""
+        missing = len(self._names) - len(fields)
+        if not missing:
+            return None
+        word = next((field for field in fields if field.upper().startswith(_FAILURES)), None)
+        if word is None or missing < 0:
+            raise self._error(
+                f"{len(fields)} fields, the header names {len(self._names)}: truncated, or two "
+                "files in one"
+            )
+        fields += [""] * missing
+        return word
+
+    def _read_header(self, fields: list[str]) -> None:
+        self._header = fields
         names, micro = [], set()
-        for field in self._header:
+        for field in fields:
             plain = re.sub(r"[^a-z0-9]+", "_", field.lower()).strip("_")
-            in_us = re.sub(r"_?(us|usec)$", "_ms", plain)
+            in_ms = re.sub(r"_(us|usec)$", "_ms", plain)
             name = _NAMES.get(plain)
-            if name is None and in_us != plain and _NAMES.get(in_us) in _TIMES:
-                name = _NAMES[in_us]
+            if name is None and in_ms != plain and _NAMES.get(in_ms) in _TIMES:
+                name = _NAMES[in_ms]
                 micro.add(name)
             names.append(name or field)
         for name in names:
@@ -186,51 +273,84 @@ class _Reader:
             )
         self._names = names
         self._micro = frozenset(micro)
-        if "nspans" in names:
-            self._mode = "varlen"
 
-    def _row(self, fields: Sequence[str]) -> ForeignRow:
-        stripped = [field.strip() for field in fields]
-        if stripped == self._header:
-            raise self._error("a second header; the file was appended to")
-        word = next((field for field in stripped if _is_failure(field)), None)
-        if len(stripped) != len(self._names) and word is None:
-            raise self._error(
-                f"{len(stripped)} fields, the header names {len(self._names)}: truncated, or two "
-                "files in one"
-            )
-        text = dict(zip(self._names, stripped, strict=False))
-        status = text.get("status", "")
-        failed = None if status.lower() in _FINE else status
-        for column in _MEASURED:
-            value = text.get(column)
-            if value:
-                read = _measurement(value, micro=column in self._micro)
-                if read is None:
-                    failed = failed or f"{column} is {value}"
-                else:
-                    text[column] = read
-        if failed is None and word is not None:
-            failed = word
-        text["mode"] = (text.get("mode") or self._mode).lower()
-        return ForeignRow(self._name, self._csv.line_num, text, failed)
+    # --- column by column -----------------------------------------------------------------------
+
+    def _rows(self) -> Iterable[ForeignRow]:
+        told = dict(zip(self._names, zip(*self._fields, strict=True), strict=True))
+        if "status" in told:
+            for index, status in enumerate(told["status"]):
+                if status.lower() not in _FINE:
+                    self._failed[index] = status
+        guessed = "varlen" if "nspans" in told or "varlen" in self._name.lower() else "dense"
+        told["mode"] = tuple(
+            mode.lower() or guessed for mode in told.get("mode", [""] * self._size)
+        )
+        families = self._families(told)
+        nothing = (None,) * self._size
+        columns: list[Iterable[Any]] = []
+        for name in _READ:
+            kinds = get_args(_TYPES[name])
+            if name not in told:
+                columns.append(nothing)
+            elif str in kinds:
+                columns.append([value or None for value in told[name]])
+            else:
+                numbers = self._numbers(name, told[name])
+                columns.append(_counts(numbers) if int in kinds else numbers)
+        files = [self._name] * self._size
+        return map(
+            ForeignRow._make,
+            zip(files, self._lines, families, self._failed, told["mode"], *columns, strict=True),
+        )
+
+    @property
+    def _size(self) -> int:
+        return len(self._fields)
+
+    def _families(self, told: Mapping[str, Sequence[str]]) -> list[str]:
+        """Named by the contract; few are distinct, so each is named once."""
+        names = [name for name in told if name in _KNOWN and name not in (*_NOT_IDENTITY, "L")]
+        named: dict[tuple[str, ...], str] = {}
+        families = []
+        for key in zip(*(told[name] for name in names), strict=True):
+            if key not in named:
+                named[key] = contract.family_of(dict(zip(names, key, strict=True)))
+            families.append(named[key])
+        return families
+
+    def _numbers(self, name: str, fields: Sequence[str]) -> list[float | None]:
+        scale = 1e-3 if name in self._micro else 1.0
+        try:
+            return [float(field) * scale for field in fields]
+        except ValueError:
+            pass  # one that is empty, has a unit, or is a word: field by field then
+        numbers: list[float | None] = []
+        for index, field in enumerate(fields):
+            number = _number(field)
+            if number is None and field and name in _MEASURED and self._failed[index] is None:
+                self._failed[index] = f"{name} is {field}"
+            numbers.append(None if number is None else number * scale)
+        return numbers
 
 
-def _is_failure(field: str) -> bool:
-    return field.upper().startswith(("ERROR", "FAIL", "OOM", "TIMEOUT", "CRASH"))
+_NOT_IDENTITY = frozenset(
+    {*_MEASURED, *(name for name in _READ if float in get_args(_TYPES[name])), "status", "device"}
+)
+"""Columns that differ within a family; the contract's names for one do not use them."""
 
 
-def _measurement(value: str, *, micro: bool) -> str | None:
-    """A number as the contract writes it (ms, no unit); None for a word in its place.
-
-    NaN and infinity stay what they are: they were measured, and the gates refuse them.
-    """
-    if _NOT_FINITE.fullmatch(value):
-        return value
-    found = _NUMBER.fullmatch(value)
-    if found is None:
+def _number(field: str) -> float | None:
+    """`0.18`, `180 us` or `1.3x`; None for a word."""
+    with_unit = _WITH_UNIT.fullmatch(field)
+    try:
+        number = float(with_unit[1] if with_unit else field)
+    except ValueError:
         return None
-    if micro or found[4] == "us":
-        number = float(found[1]) / 1e3
-        return f"{number:.9g}" if math.isfinite(number) else None
-    return found[1]
+    return number / 1e3 if with_unit and with_unit[2] == "us" else number
+
+
+def _counts(numbers: Iterable[float | None]) -> list[int | None]:
+    return [
+        int(n) if n is not None and 1 <= n <= _LARGEST and n == int(n) else None for n in numbers
+    ]

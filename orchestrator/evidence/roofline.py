@@ -2,26 +2,59 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
-from orchestrator.evidence.cards import MIB, Card
+from orchestrator.evidence.cards import Card
 
 ITEMSIZE = {"fp16": 2, "bf16": 2, "fp32": 4}
-_SPELLINGS = {
+_DTYPES = {
+    **{name: name for name in ITEMSIZE},
     "float16": "fp16", "half": "fp16", "torch.float16": "fp16", "f16": "fp16",
     "bfloat16": "bf16", "torch.bfloat16": "bf16",
     "float32": "fp32", "float": "fp32", "torch.float32": "fp32", "f32": "fp32",
 }  # fmt: skip
 _ASSUMED_DTYPE = "fp16"
-_TERA = 1e12
-_LARGEST = 1e9
-"""No shape has more rows, heads or keys; larger numbers are not multiplied."""
+_ASSUMED = {
+    missing: tuple(
+        itertools.compress(("dtype (fp16 assumed)", "H (1 assumed)", "Dv (0 assumed)"), missing)
+    )
+    for missing in itertools.product((False, True), repeat=3)
+}
+_TERA_MS = 1e9
+"""A tera per second is a giga per millisecond."""
 
 
-@dataclass(frozen=True)
-class Work:
+class Shaped(Protocol):
+    """The columns of a bench row that say what was to be done; None is what it does not say."""
+
+    @property
+    def N(self) -> int | None: ...  # noqa: D102, N802
+    @property
+    def H(self) -> int | None: ...  # noqa: D102, N802
+    @property
+    def D(self) -> int | None: ...  # noqa: D102, N802
+    @property
+    def Dv(self) -> int | None: ...  # noqa: D102, N802
+    @property
+    def L(self) -> int | None: ...  # noqa: D102, N802
+    @property
+    def dtype(self) -> str | None: ...  # noqa: D102
+    @property
+    def dist(self) -> str | None: ...  # noqa: D102
+    @property
+    def ragged(self) -> str | None: ...  # noqa: D102
+    @property
+    def form(self) -> str | None: ...  # noqa: D102
+    @property
+    def bytes(self) -> float | None: ...  # noqa: D102
+    @property
+    def flops(self) -> float | None: ...  # noqa: D102
+
+
+class Work(NamedTuple):
     """The least that a cell's attention has to do, whatever implements it."""
 
     bytes: int
@@ -34,7 +67,15 @@ class Work:
     """What the row does not say, taken so that the work is the least possible."""
 
 
-def work(N: int, H: int, D: int, Dv: int, keys: int, dtype: str) -> Work:  # noqa: N803
+def work(
+    N: int,  # noqa: N803
+    H: int,  # noqa: N803
+    D: int,  # noqa: N803
+    Dv: int,  # noqa: N803
+    keys: int,
+    dtype: str,
+    assumed: tuple[str, ...] = (),
+) -> Work:
     """Of N rows that attend to `keys` keys in all, H heads sharing them.
 
     Dense rows of L keys have `keys = N * L`: then `bytes` is
@@ -42,10 +83,10 @@ def work(N: int, H: int, D: int, Dv: int, keys: int, dtype: str) -> Work:  # noq
     """
     size = ITEMSIZE[dtype]
     read = (keys * (D + Dv) + N * H * D) * size
-    return Work(read + N * H * Dv * size, read, 2 * H * keys * (D + Dv), dtype)
+    return Work(read + N * H * Dv * size, read, 2 * H * keys * (D + Dv), dtype, assumed)
 
 
-def work_of(row: Mapping[str, str]) -> Work | tuple[str, ...]:
+def work_of(row: Shaped) -> Work | tuple[str, ...]:
     """Work of a bench row, by its columns; or the columns that are missing for it.
 
     What is missing and can only make the work larger (H, Dv, dtype) is taken at its smallest: a
@@ -53,43 +94,30 @@ def work_of(row: Mapping[str, str]) -> Work | tuple[str, ...]:
     one cache, only the writer knows the bytes; its column `bytes` may lower the formula's, never
     raise it.
     """
-    sizes = {name: whole(row, name) for name in ("N", "H", "D", "Dv", "L")}
-    missing = tuple(name for name in ("N", "D", "L") if not sizes[name])
-    if missing:
-        return missing
-    dtype = _dtype(row.get("dtype", ""))
-    assumed = []
-    if dtype is None:
-        dtype = _ASSUMED_DTYPE
-        assumed.append(f"dtype ({_ASSUMED_DTYPE}, the smallest)")
-    if sizes["H"] is None:
-        assumed.append("H (1)")
-    if sizes["Dv"] is None:
-        assumed.append("Dv (0)")
-    N, L = sizes["N"] or 0, sizes["L"] or 0  # noqa: N806
-    most = work(N, sizes["H"] or 1, sizes["D"] or 0, sizes["Dv"] or 0, N * L, dtype)
+    N, H, D, Dv, L = row.N, row.H, row.D, row.Dv, row.L  # noqa: N806
+    if not (N and D and L):
+        return tuple(name for name, value in (("N", N), ("D", D), ("L", L)) if not value)
+    dtype = _DTYPES.get(row.dtype or "") or _DTYPES.get((row.dtype or "").lower())
+    assumed = () if dtype and H and Dv else _ASSUMED[not dtype, not H, not Dv]
+    most = work(N, H or 1, D, Dv or 0, N * L, dtype or _ASSUMED_DTYPE, assumed)
     if _every_row_has_its_own(row):
-        return Work(most.bytes, most.read_bytes, most.flops, dtype, tuple(assumed))
-    told = number(row, "bytes")
-    if told is None or told <= 0:
+        return most
+    if row.bytes is None or not 0 < row.bytes < math.inf:
         return ("bytes",)
-    written = most.bytes - most.read_bytes
-    least = min(int(told), most.bytes)
-    flops = number(row, "flops")
-    computed = int(min(flops, most.flops)) if flops and flops > 0 else 0
-    return Work(least, max(least - written, 0), computed, dtype, tuple(assumed))
+    least = min(int(row.bytes), most.bytes)
+    told = row.flops if row.flops is not None and 0 < row.flops < math.inf else 0
+    return most._replace(
+        bytes=least,
+        read_bytes=max(least - (most.bytes - most.read_bytes), 0),
+        flops=int(min(told, most.flops)),
+    )
 
 
-def _every_row_has_its_own(row: Mapping[str, str]) -> bool:
+def _every_row_has_its_own(row: Shaped) -> bool:
     """Whether the row is N times L keys, none of them shared."""
-    ragged = row.get("ragged") or ("ragged" if row.get("dist") == "mixed" else "equal")
-    return ragged == "equal" and (row.get("form") or "rows") == "rows"
-
-
-def _dtype(text: str) -> str | None:
-    name = text.strip().lower()
-    name = _SPELLINGS.get(name, name)
-    return name if name in ITEMSIZE else None
+    if row.ragged is None and row.dist == "mixed":
+        return False
+    return row.ragged in (None, "equal") and row.form in (None, "rows")
 
 
 @dataclass(frozen=True)
@@ -100,14 +128,18 @@ class Bound:
     peak: str
 
 
+def dram_ms(todo: Work, card: Card) -> float:
+    """Least time when everything that is read comes from DRAM: the caches are cold."""
+    moving = todo.read_bytes / (card.dram_tb_per_s * _TERA_MS)
+    computing = todo.flops / (card.tflops[todo.dtype] * _TERA_MS)
+    return moving if moving >= computing else computing
+
+
 def dram_bound(todo: Work, card: Card) -> Bound:
-    """When everything that is read comes from DRAM: the caches are cold."""
-    return _larger(
-        Bound(
-            todo.read_bytes / (card.dram_tb_per_s * _TERA) * 1e3,
-            f"{card.dram_tb_per_s:g} TB/s (DRAM)",
-        ),
-        _compute_bound(todo, card),
+    """`dram_ms`, with the peak that it rests on."""
+    moving = todo.read_bytes / (card.dram_tb_per_s * _TERA_MS)
+    return max(
+        Bound(moving, f"{card.dram_tb_per_s:g} TB/s (DRAM)"), _compute_bound(todo, card), key=_ms
     )
 
 
@@ -116,47 +148,23 @@ def warm_bound(todo: Work, card: Card, l2_tb_per_s: float | None) -> Bound:
 
     `l2_tb_per_s` is its bandwidth, None where nobody knows it: then L2 is taken as free.
     """
-    cold = max(todo.read_bytes - card.l2_bytes, 0)
-    bound = Bound(
-        cold / (card.dram_tb_per_s * _TERA) * 1e3,
-        f"{card.dram_tb_per_s:g} TB/s (DRAM)",
-    )
+    cold = max(todo.read_bytes - card.l2_bytes, 0) / (card.dram_tb_per_s * _TERA_MS)
+    bounds = [Bound(cold, f"{card.dram_tb_per_s:g} TB/s (DRAM)"), _compute_bound(todo, card)]
     if l2_tb_per_s:
-        through = Bound(todo.read_bytes / (l2_tb_per_s * _TERA) * 1e3, f"{l2_tb_per_s:g} TB/s (L2)")
-        bound = _larger(bound, through)
-    return _larger(bound, _compute_bound(todo, card))
+        through = todo.read_bytes / (l2_tb_per_s * _TERA_MS)
+        bounds.append(Bound(through, f"{l2_tb_per_s:g} TB/s (L2)"))
+    return max(bounds, key=_ms)
 
 
 def _compute_bound(todo: Work, card: Card) -> Bound:
     tflops = card.tflops[todo.dtype]
-    return Bound(todo.flops / (tflops * _TERA) * 1e3, f"{tflops:g} TFLOP/s ({todo.dtype})")
+    return Bound(todo.flops / (tflops * _TERA_MS), f"{tflops:g} TFLOP/s ({todo.dtype})")
 
 
-def _larger(one: Bound, other: Bound) -> Bound:
-    return one if one.ms >= other.ms else other
+def _ms(bound: Bound) -> float:
+    return bound.ms
 
 
 def implied_tb_per_s(todo: Work, ms: float) -> float:
     """Bandwidth that a time claims."""
-    return todo.bytes / (ms * 1e-3) / _TERA
-
-
-def flushed(row: Mapping[str, str], l2_bytes: int) -> bool:
-    """Whether the row says that all of L2 was overwritten before each iteration."""
-    return (number(row, "flush_mib") or 0) * MIB >= l2_bytes
-
-
-def number(row: Mapping[str, str], column: str) -> float | None:
-    """A finite number; None where the row has none."""
-    try:
-        value = float(row[column])
-    except (KeyError, ValueError):
-        return None
-    return value if math.isfinite(value) else None
-
-
-def whole(row: Mapping[str, str], column: str) -> int | None:
-    """A positive whole number; None where the row has none."""
-    value = number(row, column)
-    fits = value is not None and 1 <= value <= _LARGEST and value == int(value)
-    return int(value) if value is not None and fits else None
+    return todo.bytes / (ms * _TERA_MS)

@@ -13,7 +13,6 @@ from pydantic import JsonValue
 
 from kernels.bench import contract
 from orchestrator.evidence.foreign import ForeignRow, ForeignTable
-from orchestrator.evidence.roofline import number
 from orchestrator.gates.findings import Finding, conclude, counted, listed
 from orchestrator.gates.physics import cell_name
 from orchestrator.models.verdict import GateResult, Reason, Verdict
@@ -53,7 +52,7 @@ def _completeness(table: ForeignTable) -> GateResult:
                 Verdict.FAIL,
                 Reason.JOB_FAILED,
                 f"{counted(len(failed), 'cell')} did not run: "
-                + listed(f"{cell_name(r.text)} ({(r.status or '')[:80]})" for r in failed)
+                + listed(f"{cell_name(r)} ({(r.failed or '')[:80]})" for r in failed)
                 + ".",
                 "Reproduce the smallest of them; a compiler error names the kernel and the shape.",
             )
@@ -66,16 +65,19 @@ def _completeness(table: ForeignTable) -> GateResult:
 
 
 def _matrix(rows: Sequence[ForeignRow]) -> Iterable[Finding]:
-    lengths: dict[str, dict[str, int]] = {}
-    modes: dict[str, set[str]] = {}
+    lengths: dict[str, dict[int | None, int]] = {}
     twice = []
     for row in rows:
-        family, length = contract.family_of(row.text), row.text.get("L", "?")
-        seen = lengths.setdefault(family, {})
-        if length in seen:
-            twice.append(f"{row.where} repeats line {seen[length]} ({cell_name(row.text)})")
-        seen.setdefault(length, row.line)
-        modes.setdefault(row.text["mode"], set()).add(length)
+        seen = lengths.setdefault(row.family, {})
+        if row.L in seen:
+            twice.append(f"{row.where} repeats line {seen[row.L]} ({cell_name(row)})")
+        else:
+            seen[row.L] = row.line
+    of_mode: dict[str, set[int]] = {}
+    for row in rows:
+        if row.L is not None:
+            of_mode.setdefault(row.mode, set()).add(row.L)
+    mode_of = {row.family: row.mode for row in rows}
     if twice:
         yield Finding(
             Verdict.INVALID,
@@ -86,7 +88,7 @@ def _matrix(rows: Sequence[ForeignRow]) -> Iterable[Finding]:
     holes = [
         f"{family} L={length}"
         for family, seen in lengths.items()
-        for length in sorted(modes[family.partition(" ")[0]] - set(seen), key=_as_number)
+        for length in sorted(of_mode.get(mode_of[family], set()) - set(seen))
     ]
     if holes:
         yield _unverified(
@@ -100,31 +102,19 @@ def _matrix(rows: Sequence[ForeignRow]) -> Iterable[Finding]:
 def _parity(table: ForeignTable, ran: Sequence[ForeignRow]) -> GateResult:
     """The mean error, and whether it was measured against something that is right itself."""
     findings = []
-    without = [row for row in ran if not row.text.get("mae")]
-    if without or not ran:
-        where = "no row" if len(without) == len(ran) else "not every row"
+    errors = [(row.mae, row) for row in ran if row.mae is not None]
+    if len(errors) < len(ran) or not ran:
+        where = "not every row" if errors else "no row"
         findings.append(_unverified(f"mae: {where} of {table.file} says it.", _RECORD))
-    for column in ("mae", "max_err", "ref_mae"):
-        absurd = [r for r in ran if r.text.get(column) and not 0 <= _float(r, column) < math.inf]
-        if absurd:
-            findings.append(
-                Finding(
-                    Verdict.INVALID,
-                    Reason.MALFORMED,
-                    f"{absurd[0].where}: {column} is {absurd[0].text[column][:40]}, which no mean "
-                    "of finite errors is.",
-                    "Look for NaN in the outputs of both sides.",
-                )
-            )
-    errors = [(_float(row, "mae"), row) for row in ran if row.text.get("mae")]
-    large = [(error, row) for error, row in errors if error > contract.MAX_MAE]
+    findings += _absurd(ran)
+    large = [(error, row) for error, row in errors if contract.MAX_MAE < error < math.inf]
     if large:
         findings.append(
             Finding(
                 Verdict.FAIL,
                 Reason.ERROR_TOO_LARGE,
                 f"The two sides differ by more than {contract.MAX_MAE:g}: "
-                + listed(f"{error:.2g} at {cell_name(row.text)}" for error, row in large)
+                + listed(f"{error:.2g} at {cell_name(row)}" for error, row in large)
                 + ". Either may be the wrong one.",
                 "Compare both with an fp64 oracle: a reference that attends to the first keys "
                 "only gives just such errors.",
@@ -139,13 +129,27 @@ def _parity(table: ForeignTable, ran: Sequence[ForeignRow]) -> GateResult:
             )
         )
     findings += _reference(table, ran)
-    worst = max((error for error, _ in errors if error >= 0), default=None)
+    worst = max((error for error, _ in errors if 0 <= error < math.inf), default=None)
     return conclude(
         f"parity {table.file}",
         findings,
-        {"max_mae": worst if worst is not None and math.isfinite(worst) else None},
+        {"max_mae": worst},
         f"{counted(len(ran), 'cell')} within {contract.MAX_MAE:g}: max MAE {worst or 0:.1e}.",
     )
+
+
+def _absurd(ran: Sequence[ForeignRow]) -> Iterable[Finding]:
+    for column in ("mae", "max_err", "ref_mae"):
+        for row in ran:
+            error = getattr(row, column)
+            if error is not None and not 0 <= error < math.inf:
+                yield Finding(
+                    Verdict.INVALID,
+                    Reason.MALFORMED,
+                    f"{row.where}: {column} is {error:g}, which no error of finite outputs is.",
+                    "Look for NaN in the outputs of both sides.",
+                )
+                break
 
 
 def _reference(table: ForeignTable, ran: Sequence[ForeignRow]) -> Iterable[Finding]:
@@ -157,30 +161,26 @@ def _reference(table: ForeignTable, ran: Sequence[ForeignRow]) -> Iterable[Findi
             "Measure with a benchmark that checks both sides against an fp64 oracle.",
         )
     for row in ran:
-        if _float(row, "ref_mae") > contract.MAX_MAE or row.text.get("ref_probe", "ok") not in (
-            "ok",
-            "",
-        ):
+        if (row.ref_mae or 0) > contract.MAX_MAE or row.ref_probe not in (None, "ok"):
+            error = "unknown" if row.ref_mae is None else f"{row.ref_mae:.2g}"
             yield Finding(
                 Verdict.INVALID,
                 Reason.REFERENCE_WRONG,
-                f"{row.where} ({cell_name(row.text)}): the reference is wrong (ref_mae "
-                f"{row.text.get('ref_mae') or 'unknown'}, ref_probe "
-                f"{(row.text.get('ref_probe') or 'unknown')[:80]}).",
+                f"{row.where} ({cell_name(row)}): the reference is wrong (ref_mae {error}, "
+                f"ref_probe {(row.ref_probe or 'unknown')[:80]}).",
                 "Fix the reference first: every speedup against it is meaningless.",
             )
-            return
-    fallback = [
-        r for r in ran if r.text.get("kernel") and not r.text["kernel"].startswith("triton")
-    ]
-    if fallback:
-        yield Finding(
-            Verdict.INVALID,
-            Reason.FALLBACK_RAN,
-            f"{fallback[0].where}: {fallback[0].text['kernel'][:40]} ran, which is no Triton "
-            "kernel; tri_ms timed a fallback.",
-            "Read why dispatch fell back.",
-        )
+            break
+    for row in ran:
+        if row.kernel is not None and not row.kernel.startswith("triton"):
+            yield Finding(
+                Verdict.INVALID,
+                Reason.FALLBACK_RAN,
+                f"{row.where}: {row.kernel[:40]} ran, which is no Triton kernel; tri_ms timed a "
+                "fallback.",
+                "Read why dispatch fell back.",
+            )
+            break
 
 
 def _timing(table: ForeignTable, ran: Sequence[ForeignRow]) -> GateResult:
@@ -200,32 +200,32 @@ def _timing(table: ForeignTable, ran: Sequence[ForeignRow]) -> GateResult:
             Finding(
                 Verdict.INVALID,
                 Reason.MALFORMED,
-                f"{row.where}: speedup {row.text['speedup']} is not ref_ms / tri_ms = "
-                f"{row.text['ref_ms']} / {row.text['tri_ms']}"
+                f"{row.where}: speedup {row.speedup:g} is not ref_ms / tri_ms = {row.ref_ms:g} / "
+                f"{row.tri_ms:g}"
                 + (f"; {counted(len(wrong), 'such row')}." if len(wrong) > 1 else "."),
                 "One side was divided by something (streams, iterations) and the other was not: "
                 "look at how the benchmark writes the row.",
             )
         )
-    several = [row for row in ran if (number(row.text, "streams") or 1) > 1]
-    open_ = [r for r in several if not (r.text.get("tri_streams") and r.text.get("ref_streams"))]
-    if open_:
+    several = [row for row in ran if (row.streams or 1) > 1]
+    silent = [row for row in several if row.tri_streams is None or row.ref_streams is None]
+    if silent:
         findings.append(
             _unverified(
-                f"{open_[0].where} has streams={open_[0].text['streams']}, but not tri_streams "
-                "and ref_streams: one side alone may have been divided over them.",
+                f"{silent[0].where} has streams={silent[0].streams}, but not tri_streams and "
+                "ref_streams: one side alone may have been divided over them.",
                 _RECORD,
             )
         )
-    one_sided = [r for r in several if r.text.get("tri_streams") != r.text.get("ref_streams")]
-    if one_sided and not open_:
+    one_sided = [row for row in ran if row.tri_streams != row.ref_streams]
+    if one_sided:
         row = one_sided[0]
         findings.append(
             Finding(
                 Verdict.INVALID,
                 Reason.MALFORMED,
-                f"{row.where}: the kernel ran on {row.text['tri_streams']} streams, the reference "
-                f"on {row.text['ref_streams']}.",
+                f"{row.where}: the kernel ran on {row.tri_streams} streams, the reference on "
+                f"{row.ref_streams}.",
                 "Give both sides the same streams.",
             )
         )
@@ -238,28 +238,12 @@ def _timing(table: ForeignTable, ran: Sequence[ForeignRow]) -> GateResult:
 
 
 def _inconsistent(row: ForeignRow) -> bool:
-    ours, theirs = number(row.text, "tri_ms"), number(row.text, "ref_ms")
-    told = number(row.text, "speedup")
-    if told is None or not ours or not theirs or ours < 0 or theirs < 0:
+    ours, theirs, told = row.tri_ms, row.ref_ms, row.speedup
+    if not (ours and theirs and told) or ours < 0 or theirs < 0:
         return False
     ratio = theirs / ours
     slack = _ROUNDING + _PRINTED_MS / ours + _PRINTED_MS / theirs
     return abs(told - ratio) > slack * ratio + _ROUNDING
-
-
-def _float(row: ForeignRow, column: str) -> float:
-    """The field as a number, NaN and infinity included; zero where there is none."""
-    try:
-        return float(row.text.get(column) or 0)
-    except ValueError:
-        return math.nan
-
-
-def _as_number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.inf
 
 
 def _unverified(message: str, next_step: str, reason: Reason = Reason.NO_EVIDENCE) -> Finding:

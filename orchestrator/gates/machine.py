@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from pydantic import JsonValue
 
 from kernels.bench import contract
 from orchestrator.evidence.canary import AFTER, BEFORE, Canary
-from orchestrator.evidence.roofline import number
 from orchestrator.evidence.telemetry import HARMFUL, Sample, Telemetry, throttle_names
 from orchestrator.gates.findings import Finding, conclude, counted, listed
-from orchestrator.gates.physics import Timed, cell_name
+from orchestrator.gates.physics import cell_name
 from orchestrator.models.verdict import GateResult, Reason, Verdict
 
 LOWEST_CLOCK = 0.8
@@ -30,9 +30,32 @@ _ALONE = "See `nvidia-smi` for who else uses the card, and measure again when it
 _AGAIN = "Measure again with this project's benchmark on a machine where it can be read."
 
 
+class Watched(Protocol):
+    """The columns of a bench row that say when and at which clock it was timed."""
+
+    @property
+    def where(self) -> str: ...  # noqa: D102
+    @property
+    def family(self) -> str: ...  # noqa: D102
+    @property
+    def L(self) -> int | None: ...  # noqa: D102, N802
+    @property
+    def ok(self) -> bool: ...  # noqa: D102
+    @property
+    def device(self) -> str | None: ...  # noqa: D102
+    @property
+    def sm_mhz(self) -> float | None: ...  # noqa: D102
+    @property
+    def sm_max_mhz(self) -> float | None: ...  # noqa: D102
+    @property
+    def began_ms(self) -> float | None: ...  # noqa: D102
+    @property
+    def ended_ms(self) -> float | None: ...  # noqa: D102
+
+
 def machine_gate(
     file: str,
-    rows: Sequence[Timed],
+    rows: Sequence[Watched],
     telemetry: Telemetry | None,
     canary: Canary | None,
 ) -> GateResult:
@@ -43,7 +66,7 @@ def machine_gate(
     """
     gate = f"machine {file}"
     ran = [row for row in rows if row.ok]
-    if any(row.text.get("device") == contract.CPU_INTERPRETER for row in ran):
+    if any(row.device == contract.CPU_INTERPRETER for row in ran):
         finding = _unverified(
             "The cells ran in the CPU interpreter: there was no card to watch.",
             "Measure on a CUDA device.",
@@ -70,12 +93,12 @@ def _passed(measured: dict[str, JsonValue]) -> str:
     )
 
 
-def _own_clocks(rows: Sequence[Timed], measured: dict[str, JsonValue]) -> Iterable[Finding]:
+def _own_clocks(rows: Sequence[Watched], measured: dict[str, JsonValue]) -> Iterable[Finding]:
     """What the benchmark itself read while it timed the cell."""
-    shares: list[tuple[float, Timed]] = []
-    silent: list[Timed] = []
+    shares: list[tuple[float, Watched]] = []
+    silent: list[Watched] = []
     for row in rows:
-        clock, most = number(row.text, "sm_mhz"), number(row.text, "sm_max_mhz")
+        clock, most = row.sm_mhz, row.sm_max_mhz
         if clock is not None and most:
             shares.append((clock / most, row))
         else:
@@ -93,15 +116,15 @@ def _own_clocks(rows: Sequence[Timed], measured: dict[str, JsonValue]) -> Iterab
     slow = sum(share < LOWEST_CLOCK for share, _ in shares)
     if slow:
         yield _disturbed(
-            f"{row.where} ({cell_name(row.text)}): the card ran at {row.text['sm_mhz']} of "
-            f"{row.text['sm_max_mhz']} MHz, {share:.0%}"
+            f"{row.where} ({cell_name(row)}): the card ran at {row.sm_mhz:g} of "
+            f"{row.sm_max_mhz:g} MHz, {share:.0%}"
             + (f"; {counted(slow, 'such cell')}." if slow > 1 else "."),
             _COOL,
         )
 
 
 def _samples(
-    file: str, rows: Sequence[Timed], telemetry: Telemetry | None, measured: dict[str, JsonValue]
+    file: str, rows: Sequence[Watched], telemetry: Telemetry | None, measured: dict[str, JsonValue]
 ) -> Iterable[Finding]:
     if telemetry is None or not telemetry.samples:
         what = "There is no telemetry" if telemetry is None else f"{telemetry.file} has no samples"
@@ -113,7 +136,7 @@ def _samples(
     for field in ("throttle", "foreign", "sm_mhz", "temperature_c"):
         if not any(getattr(sample, field) is not None for sample in telemetry.samples):
             yield _unverified(f"{telemetry.file} does not say {field}.", _AGAIN)
-    unseen: list[Timed] = []
+    unseen: list[Watched] = []
     trouble: dict[str, list[str]] = {"throttled": [], "slow": [], "busy": [], "hot": []}
     hottest: float | None = None
     for row in rows:
@@ -122,7 +145,7 @@ def _samples(
             unseen.append(row)
             continue
         for kind, said in _troubles(seen).items():
-            trouble[kind].append(f"{cell_name(row.text)} {said}")
+            trouble[kind].append(f"{cell_name(row)} {said}")
         degrees = [s.temperature_c for s in seen if s.temperature_c is not None]
         hottest = max([*degrees, *([hottest] if hottest is not None else [])], default=None)
     measured |= {"samples": len(telemetry.samples), "hottest_c": hottest}
@@ -141,16 +164,16 @@ def _samples(
             + ": began_ms and ended_ms "
             + (
                 "lie outside the samples."
-                if number(unseen[0].text, "began_ms") is not None
+                if unseen[0].began_ms is not None
                 else "are missing from the row."
             ),
             _AGAIN,
         )
 
 
-def _during(telemetry: Telemetry, row: Timed) -> tuple[Sample, ...]:
+def _during(telemetry: Telemetry, row: Watched) -> tuple[Sample, ...]:
     """Samples of the time when the row's cell was measured."""
-    began, ended = number(row.text, "began_ms"), number(row.text, "ended_ms")
+    began, ended = row.began_ms, row.ended_ms
     if began is None or ended is None or ended < began:
         return ()
     return telemetry.between(began, ended, SLACK_MS)

@@ -5,21 +5,24 @@ Both sides of every row are judged: it was the reference whose numbers could not
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Protocol
 
 from pydantic import JsonValue
 
 from kernels.bench import contract
-from orchestrator.evidence.cards import FASTEST, Card, find_card
+from orchestrator.evidence.cards import FASTEST, MIB, Card, find_card
 from orchestrator.evidence.roofline import (
     Bound,
+    Shaped,
     Work,
     dram_bound,
-    flushed,
+    dram_ms,
     implied_tb_per_s,
-    number,
     warm_bound,
     work_of,
 )
@@ -45,6 +48,8 @@ FLAT = 1.1
 """Growth of the time, at most, that counts as none."""
 GROWN = 4.0
 """Growth of the bytes from which on the time has to show it."""
+_SHARE = 0.5
+"""Of the time, that the added bytes alone must need before a flat tail is held against it."""
 NEAR_FLOOR = 3.0
 UNMEASURED_FLOOR_MS = 0.010
 """Where nobody measured the launch floor: one eager PyTorch call with its dispatch."""
@@ -57,31 +62,58 @@ _SLOWER = (
 )
 
 
-class Timed(Protocol):
-    """A row of a bench CSV, this project's or a foreign one."""
+class Timed(Shaped, Protocol):
+    """A row of a bench CSV, this project's or a foreign one. It has the columns of `SIDES` too."""
 
     @property
     def where(self) -> str:
         """File and line."""
 
     @property
+    def family(self) -> str:
+        """Everything but L that tells cells apart."""
+
+    @property
     def ok(self) -> bool:
         """Whether the cell ran."""
 
     @property
-    def text(self) -> Mapping[str, str]:
-        """Its fields, by the contract's names."""
+    def device(self) -> str | None:
+        """As torch names it."""
+
+    @property
+    def level(self) -> str | None:
+        """Of the document's columns."""
+
+    @property
+    def basis(self) -> str | None:
+        """Of the document's columns."""
+
+    @property
+    def flush_mib(self) -> float | None:
+        """Overwritten before each iteration."""
+
+    @property
+    def launch_us(self) -> float | None:
+        """Launch floor of the device."""
+
+
+_times_of = attrgetter(*SIDES)
 
 
 @dataclass(frozen=True)
 class _Time:
     row: Timed
-    side: str
+    column: str
     ms: float
     work: Work
 
+    @property
+    def side(self) -> str:
+        return SIDES[self.column]
+
     def __str__(self) -> str:
-        return f"{self.row.where} ({cell_name(self.row.text)}): {self.side}'s {self.ms:g} ms"
+        return f"{self.row.where} ({cell_name(self.row)}): {self.side}'s {self.ms:g} ms"
 
 
 def physics_gate(
@@ -97,7 +129,7 @@ def physics_gate(
     """
     gate = f"physics {file}"
     ran = [row for row in rows if row.ok]
-    if any(row.text.get("device") == contract.CPU_INTERPRETER for row in ran):
+    if any(row.device == contract.CPU_INTERPRETER for row in ran):
         finding = _unverified(
             "The times are the CPU interpreter's: no card, so no limit to hold them against.",
             "Measure on a CUDA device.",
@@ -114,9 +146,21 @@ def physics_gate(
     return conclude(gate, findings, judge.measured(), judge.passed())
 
 
-def cell_name(row: Mapping[str, str]) -> str:
+class Named(Protocol):
+    """What a cell is called by."""
+
+    @property
+    def family(self) -> str:
+        """Everything but L."""
+
+    @property
+    def L(self) -> int | None:  # noqa: N802
+        """Selected length."""
+
+
+def cell_name(row: Named) -> str:
     """Family and L, as messages name a cell."""
-    return f"{contract.family_of(row)} L={row.get('L', '?')}"
+    return f"{row.family} L={row.L or '?'}"
 
 
 class _Judge:
@@ -126,73 +170,64 @@ class _Judge:
         self._l2 = l2_tb_per_s
         self._cards: dict[str, Card | None] = {}
         self._rows = 0
-        self._families: dict[tuple[str, str], list[_Time]] = {}
+        self._families: dict[str, list[tuple[Work, Timed]]] = {}
         self._impossible: list[tuple[float, _Time, Bound, Card]] = []
         self._unreal: list[str] = []
         self._cached: list[_Time] = []
-        self._missing: dict[str, int] = {}
-        self._assumed: dict[str, int] = {}
-        self._unknown: dict[str, int] = {}
-        self._fastest: tuple[float, _Time, Card] | None = None
+        self._missing: Counter[str] = Counter()
+        self._assumed: Counter[tuple[str, ...]] = Counter()
+        self._unknown: Counter[str] = Counter()
+        self._closest: tuple[float, _Time, Card] | None = None
         self._launch_bound: list[str] = []
 
     def take(self, row: Timed) -> None:
-        """Judge one row by itself, and keep its times for the family."""
+        """Judge one row by itself, and keep it for its family."""
         self._rows += 1
-        card = self._card(row)
-        work = work_of(row.text)
+        card = self._card(row.device or self._device)
+        work = work_of(row)
         if not isinstance(work, Work):
-            for column in work:
-                self._missing[column] = self._missing.get(column, 0) + 1
+            self._missing.update(work)
+            card = None
         else:
-            for assumption in work.assumed:
-                self._assumed[assumption] = self._assumed.get(assumption, 0) + 1
-        family = contract.family_of(row.text)
-        for column, ms in self._times(row):
-            if not isinstance(work, Work):
-                continue
-            time = _Time(row, SIDES[column], ms, work)
-            self._families.setdefault((family, column), []).append(time)
-            if card is not None:
-                self._hold_against(time, card)
+            self._families.setdefault(row.family, []).append((work, row))
+            if work.assumed:
+                self._assumed[work.assumed] += 1
+        again = (f"{row.level}_tri_ms", f"{row.level}_{row.basis}_ms") if row.basis else ()
+        cold = dram_ms(work, card) if card is not None and isinstance(work, Work) else 0.0
+        for column, ms in zip(SIDES, _times_of(row), strict=True):
+            if ms is None:
+                if column in REQUIRED:
+                    self._missing[column] += 1
+            elif not 0 < ms < math.inf:
+                self._unreal.append(f"{row.where}: {column} is {ms:g}")
+            elif cold and isinstance(work, Work) and card is not None and column not in again:
+                if cold > TOLERANCE * ms or 2 * work.bytes <= card.l2_bytes:
+                    self._suspect(_Time(row, column, ms, work), card)
+                if self._closest is None or cold > self._closest[0] * ms:
+                    self._closest = (cold / ms, _Time(row, column, ms, work), card)
 
-    def _card(self, row: Timed) -> Card | None:
-        name = row.text.get("device") or self._device
+    def _card(self, name: str | None) -> Card | None:
         if not name:
-            self._missing["device"] = self._missing.get("device", 0) + 1
+            self._missing["device"] += 1
             return None
         if name not in self._cards:
             self._cards[name] = find_card(name)
         if self._cards[name] is None:
-            self._unknown[name] = self._unknown.get(name, 0) + 1
+            self._unknown[name] += 1
         return self._cards[name]
 
-    def _times(self, row: Timed) -> Iterator[tuple[str, float]]:
-        level, basis = row.text.get("level"), row.text.get("basis")
-        again = {f"{level}_tri_ms", f"{level}_{basis}_ms"} if basis else set()
-        for column in SIDES:
-            told = row.text.get(column, "")
-            ms = number(row.text, column)
-            if not told and column in REQUIRED:
-                self._missing[column] = self._missing.get(column, 0) + 1
-            elif told and (ms is None or ms <= 0):
-                self._unreal.append(f"{row.where}: {column} is {told[:40]!r}")
-            elif ms is not None and column not in again:
-                yield column, ms
-
-    def _hold_against(self, time: _Time, card: Card) -> None:
+    def _suspect(self, time: _Time, card: Card) -> None:
+        """Impossible, or possible from a warm L2 only, or small enough to lie in it."""
+        small = 2 * time.work.bytes <= card.l2_bytes
         cold = dram_bound(time.work, card)
-        proven = flushed(time.row.text, card.l2_bytes)
-        possible = cold if proven else warm_bound(time.work, card, self._l2_limit(card))
-        excess = possible.ms / time.ms
-        if excess > TOLERANCE:
+        flushed = (time.row.flush_mib or 0) * MIB >= card.l2_bytes
+        possible = cold if flushed else warm_bound(time.work, card, self._l2_limit(card))
+        if possible.ms > TOLERANCE * time.ms:
             # a set far beyond the cache comes from DRAM: its own bound is the one to name
-            shown = possible if 2 * time.work.bytes <= card.l2_bytes else cold
+            shown = possible if small else cold
             self._impossible.append((shown.ms / time.ms, time, shown, card))
-        elif not proven and (cold.ms / time.ms > TOLERANCE or 2 * time.work.bytes <= card.l2_bytes):
+        elif not flushed:
             self._cached.append(time)
-        if self._fastest is None or cold.ms / time.ms > self._fastest[0]:
-            self._fastest = (cold.ms / time.ms, time, card)
 
     def _l2_limit(self, card: Card) -> float | None:
         if self._l2:
@@ -226,11 +261,14 @@ class _Judge:
                     else "Measure with a benchmark that records it.",
                 )
             )
-        if self._assumed:
+        assumed = Counter[str]()
+        for names, count in self._assumed.items():
+            assumed.update(dict.fromkeys(names, count))
+        if assumed:
             found.append(
                 _unverified(
-                    f"{self._file} does not say {_columns(self._assumed, self._rows)}: the value "
-                    "in brackets was assumed, so a time may be impossible and pass here.",
+                    f"{self._file} does not say {_columns(assumed, self._rows)}: the least "
+                    "work was assumed, so a time may be impossible and not be seen to be.",
                     "Measure with a benchmark that records it.",
                 )
             )
@@ -274,10 +312,18 @@ class _Judge:
 
     def _flatness(self) -> list[Finding]:
         flat: dict[Verdict, list[str]] = {}
-        for times in self._families.values():
-            found = self._flat(sorted(times, key=lambda time: time.work.bytes))
-            if found is not None:
-                flat.setdefault(found[0], []).append(found[1])
+        for members in self._families.values():
+            members.sort(key=lambda member: member[0].bytes)
+            if members[-1][0].bytes < GROWN * members[0][0].bytes:
+                continue
+            for column in SIDES:
+                times = [
+                    _Time(row, column, ms, work)
+                    for work, row in members
+                    if (ms := getattr(row, column)) is not None and ms > 0
+                ]
+                if len(times) > 1 and (found := self._flat(times)) is not None:
+                    flat.setdefault(found[0], []).append(found[1])
         findings = []
         if Verdict.INVALID in flat:
             findings.append(
@@ -301,25 +347,23 @@ class _Judge:
         return findings
 
     def _flat(self, times: Sequence[_Time]) -> tuple[Verdict, str] | None:
-        """Whether the longest cell takes no longer than a much smaller one."""
+        """Whether the largest cell takes no longer than a much smaller one."""
         first, last = times[0], times[-1]
-        card = self._cards.get(last.row.text.get("device") or self._device or "") or FASTEST
+        card = self._cards.get(last.row.device or self._device or "") or FASTEST
         for time in times[:-1]:
-            extra_bytes = last.work.bytes - time.work.bytes
-            extra = extra_bytes / (card.dram_tb_per_s * 1e9) / last.ms
-            if last.work.bytes < GROWN * time.work.bytes or last.ms > FLAT * time.ms:
+            if last.ms > FLAT * time.ms or last.work.bytes < GROWN * time.work.bytes:
                 continue
-            if time is not first and extra < 0.5:  # something else may well dominate both
+            extra = (last.work.bytes - time.work.bytes) / (card.dram_tb_per_s * 1e9) / last.ms
+            if time is not first and extra < _SHARE:
                 continue
             said = (
-                f"{time.row.where} to {last.row.where} ({contract.family_of(last.row.text)}): "
-                f"{last.side} takes {time.ms:g} ms at L={time.row.text.get('L')} and "
-                f"{last.ms:g} ms at L={last.row.text.get('L')}, with "
+                f"{last.row.where} ({last.row.family}): {last.side} takes {time.ms:g} ms at "
+                f"L={time.row.L} and {last.ms:g} ms at L={last.row.L}, with "
                 f"{last.work.bytes / time.work.bytes:.3g} times the bytes"
             )
-            floor_us = number(last.row.text, "launch_us")
+            floor_us = last.row.launch_us
             if floor_us is not None and last.ms <= NEAR_FLOOR * floor_us / 1e3:
-                self._launch_bound.append(f"{cell_name(last.row.text)}, {last.side}")
+                self._launch_bound.append(f"{cell_name(last.row)}, {last.side}")
                 return None
             unmeasured = floor_us is None and last.ms <= NEAR_FLOOR * UNMEASURED_FLOOR_MS
             # at the floor or not, the added bytes alone must not need longer than it all took
@@ -343,10 +387,10 @@ class _Judge:
                 if card
             },
         }
-        if self._fastest is not None:
-            share, time, _ = self._fastest
+        if self._closest is not None:
+            share, time, _ = self._closest
             measured["closest"] = {
-                "cell": f"{cell_name(time.row.text)}, {time.side}",
+                "cell": f"{cell_name(time.row)}, {time.side}",
                 "of_limit": round(share, 3),
                 "tb_per_s": float(f"{implied_tb_per_s(time.work, time.ms):.4g}"),
             }
@@ -360,14 +404,14 @@ class _Judge:
 
     def passed(self) -> str:
         """The sentence of a PASS."""
-        if self._fastest is None:
+        if self._closest is None:
             return ""
-        share, time, card = self._fastest
+        share, time, card = self._closest
         bound = f"{counted(len(self._launch_bound), 'time')} launch-bound; "
         return (
             f"{counted(self._rows, 'cell')} possible on the {card.name}: "
             f"{bound if self._launch_bound else ''}closest to the limit at {share:.0%} is "
-            f"{cell_name(time.row.text)}, {time.side}."
+            f"{cell_name(time.row)}, {time.side}."
         )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
+from typing import TypeVar
 
 from orchestrator.evidence.bench import BenchRow
 from orchestrator.models.run import Judgement, PhaseJudgement, RunPlan
@@ -11,6 +12,7 @@ from orchestrator.reporting.records import BenchFamily, Evidence, Totals
 from orchestrator.reporting.views import Cell, ComparedRow, Comparison, VariantLine
 
 _Key = tuple[str, int]
+_Column = TypeVar("_Column", bound=Hashable)
 
 
 def compare(plan: RunPlan, judgement: Judgement, evidence: Evidence) -> Comparison | None:
@@ -69,25 +71,36 @@ def _decision(phases: Iterable[PhaseJudgement]) -> str | None:
     return None
 
 
-def _rows(benches: Iterable[BenchFamily], variants: list[str]) -> tuple[ComparedRow, ...]:
-    """One row per family and L that anyone measured, in the order of the files."""
-    cells: dict[_Key, dict[str | None, Cell]] = {}
-    for bench in benches:
+def by_cell(
+    measured: Iterable[tuple[_Column, BenchFamily]],
+) -> dict[tuple[str, int], dict[_Column, BenchRow]]:
+    """What each column measured of each family and L, in the order of the files."""
+    cells: dict[_Key, dict[_Column, BenchRow]] = {}
+    for column, bench in measured:
         for row in bench.rows:
-            cells.setdefault((bench.family, row.L), {})[bench.origin.variant] = _cell(row)
+            cells.setdefault((bench.family, row.L), {})[column] = row
     families = list(dict.fromkeys(family for family, _ in cells))
-    ordered = sorted(cells, key=lambda key: (families.index(key[0]), key[1]))
+    return {
+        key: cells[key] for key in sorted(cells, key=lambda key: (families.index(key[0]), key[1]))
+    }
+
+
+def _rows(benches: Iterable[BenchFamily], variants: list[str]) -> tuple[ComparedRow, ...]:
+    """One row per family and L that anyone measured."""
+    cells = by_cell((bench.origin.variant, bench) for bench in benches)
     return tuple(
         ComparedRow(
             family=family,
             L=length,
-            before=cells[family, length].get(None),
-            after=tuple(cells[family, length].get(variant) for variant in variants),
+            before=_cell(measured.get(None)),
+            after=tuple(_cell(measured.get(variant)) for variant in variants),
         )
-        for family, length in ordered
+        for (family, length), measured in cells.items()
     )
 
 
-def _cell(row: BenchRow) -> Cell:
+def _cell(row: BenchRow | None) -> Cell | None:
+    if row is None:
+        return None
     status = None if row.ok else row.status
     return Cell(row.speedup, row.speedup_lo, row.speedup_hi, row.mae, status)
