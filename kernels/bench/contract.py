@@ -13,7 +13,8 @@ import csv
 import io
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -84,7 +85,7 @@ EXTRA_COLUMNS = (
     "settled",  # "yes", or why the warm-up or the stop rule did not settle
     "flush_mib",  # overwritten before each iteration, outside the timed region; 0: not flushed
     "l2_mib",  # 0: unknown
-    "launch_us",  # launch floor of this device: an empty kernel, timed in the same way
+    "launch_us",  # launch floor of this device: a one-element kernel, timed in the same way
     "sm_mhz",  # clocks while the cell was timed; empty where they cannot be read
     "sm_max_mhz",
     "mem_mhz",
@@ -93,6 +94,21 @@ EXTRA_COLUMNS = (
     "ended_ms",
     "torch",  # versions
     "triton",
+    "kernel_launched",  # as `kernel`, at each level
+    "operator_launched",
+)
+CANARY_COLUMNS = (
+    "when",  # before | after the cells
+    "probe",  # copy | l2_read | gemm | launch
+    "value",
+    "unit",  # of value: GB/s | TFLOP/s | us
+    "device",
+    "ms",  # median behind value
+    "bytes",  # moved in that time
+    "flops",
+    "sm_mhz",  # as in a cell's row
+    "temperature_c",
+    "began_ms",
 )
 
 CPU_INTERPRETER = "cpu-interpreter"
@@ -117,34 +133,59 @@ class ContractError(ValueError):
 
 
 def columns(mode: str) -> tuple[str, ...]:
-    """Column names of a `dense` or `varlen` CSV, in order."""
-    head = {"dense": DENSE_COLUMNS, "varlen": VARLEN_COLUMNS}
-    if mode not in head:
-        raise ContractError(f"mode must be dense or varlen, got {mode!r}")
-    return head[mode] + EXTRA_COLUMNS
+    """Column names of a `dense`, `varlen` or `canary` CSV, in order."""
+    known = {
+        "dense": DENSE_COLUMNS + EXTRA_COLUMNS,
+        "varlen": VARLEN_COLUMNS + EXTRA_COLUMNS,
+        "canary": CANARY_COLUMNS,
+    }
+    if mode not in known:
+        raise ContractError(f"mode must be dense or varlen, or canary, got {mode!r}")
+    return known[mode]
 
 
 class BenchWriter:
     """Writes one private CSV: header first, each row fsynced, the end mark only on a clean exit.
 
-    Refuses a path that exists: results of two runs never share a file.
+    Refuses a path that exists: results of two runs never share a file. With `resume` it goes on
+    with a file that has no end mark yet, and `resumed` holds the rows that are in it; a last line
+    that was cut short is dropped. Where there is no file, it begins one.
     """
 
-    def __init__(self, path: Path, mode: str) -> None:
+    def __init__(self, path: Path, mode: str, *, resume: bool = False) -> None:
         self.columns = columns(mode)
+        self.resumed: tuple[dict[str, str], ...] = ()
         self._path = path
+        self._resume = resume
         self._rows = 0
         self._file: TextIO | None = None
 
     def __enter__(self) -> BenchWriter:
+        if self._resume and self._path.exists():
+            self._reopen()
+            return self
         try:
             self._file = self._path.open("x", newline="", encoding="utf-8")
         except FileExistsError:
             raise ContractError(
-                f"{self._path} exists already; results are never appended: name a new file"
+                f"{self._path} exists already; results are never appended: name a new file, or "
+                "continue an unfinished one with --resume"
             ) from None
         self._write(self.columns)
         return self
+
+    def _reopen(self) -> None:
+        data = self._path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        table = read_table(whole.decode("utf-8"), str(self._path))
+        if table.ended:
+            raise ContractError(f"{self._path} has its end mark: there is nothing to resume")
+        if table.columns != self.columns:
+            raise ContractError(f"{self._path} has other columns: it was not begun by this version")
+        os.truncate(self._path, len(whole))
+        self._file = self._path.open("a", newline="", encoding="utf-8")
+        self.resumed = table.rows
+        self._rows = len(table.rows)
 
     def row(self, values: Mapping[str, object]) -> None:
         """Append one row. `values` must name every column, and no other."""
@@ -187,53 +228,95 @@ class Table:
     complete: bool
     problem: str | None = None
     """Why the table is not complete, in one sentence."""
+    ended: bool = False
+    """There is an end mark, whatever it counts."""
+
+
+class Records:
+    """Rows of a CSV, one by one, as line number and fields; once all are read, whether it is whole.
+
+    Raises:
+        ContractError: empty text, duplicated column, a second header (an appended file), a row
+            with the wrong number of fields, or anything after the end mark.
+    """
+
+    def __init__(self, text: str, name: str = "CSV") -> None:
+        self._name = name
+        self._reader = csv.reader(io.StringIO(text, newline=""))
+        self.count = 0
+        self._end: str | None = None
+        with self._located():
+            header = next((fields for fields in self._reader if fields), None)
+        if header is None:
+            raise ContractError(f"{name} is empty")
+        self.columns = tuple(field.strip() for field in header)
+        twice = sorted({column for column in header if header.count(column) > 1})
+        if twice:
+            raise ContractError(f"{self._at}: duplicated column {', '.join(twice)}")
+
+    def __iter__(self) -> Iterator[tuple[int, list[str]]]:
+        width, first = len(self.columns), self.columns[0]
+        with self._located():
+            for fields in self._reader:
+                if not fields:
+                    continue
+                if self._end is not None:
+                    raise ContractError(
+                        f"{self._at}: data after the end mark; the file was appended to"
+                    )
+                if fields[0] == END_MARK:
+                    self._end = fields[1] if len(fields) > 1 else ""
+                elif fields[0].strip() == first and tuple(map(str.strip, fields)) == self.columns:
+                    raise ContractError(f"{self._at}: a second header; the file was appended to")
+                elif len(fields) != width:
+                    raise ContractError(
+                        f"{self._at}: {len(fields)} fields, the header names {width}; truncated?"
+                    )
+                else:
+                    self.count += 1
+                    yield self._reader.line_num, fields
+
+    @property
+    def ended(self) -> bool:
+        """There was an end mark, whatever it counts."""
+        return self._end is not None
+
+    @property
+    def problem(self) -> str | None:
+        """Why the table is not complete, in one sentence; None when the end mark agrees."""
+        if self._end is None:
+            return "no end mark: the file is truncated, or was not written by this benchmark"
+        if self._end != str(self.count):
+            return f"the end mark counts {self._end} rows, the file holds {self.count}"
+        return None
+
+    @property
+    def _at(self) -> str:
+        return f"{self._name}, line {self._reader.line_num}"
+
+    @contextmanager
+    def _located(self) -> Iterator[None]:
+        try:
+            yield
+        except csv.Error as error:
+            raise ContractError(f"{self._at}: not a CSV: {error}") from None
 
 
 def read_table(text: str, name: str = "CSV") -> Table:
     """Parse a CSV of this contract or of the source project (which has no end mark).
 
     Raises:
-        ContractError: empty text, duplicated column, a second header (an appended file), a row
-            with the wrong number of fields, or anything after the end mark.
+        ContractError: as `Records`.
     """
-    reader = csv.reader(io.StringIO(text, newline=""))
-    header: tuple[str, ...] | None = None
-    rows: list[dict[str, str]] = []
-    lines: list[int] = []
-    end: str | None = None
-    try:
-        for fields in reader:
-            at = f"{name}, line {reader.line_num}"
-            if not fields:
-                continue
-            if end is not None:
-                raise ContractError(f"{at}: data after the end mark; the file was appended to")
-            if header is None:
-                header = tuple(field.strip() for field in fields)
-                twice = sorted({column for column in header if header.count(column) > 1})
-                if twice:
-                    raise ContractError(f"{at}: duplicated column {', '.join(twice)}")
-            elif fields[0] == END_MARK:
-                end = fields[1] if len(fields) > 1 else ""
-            elif tuple(field.strip() for field in fields) == header:
-                raise ContractError(f"{at}: a second header; the file was appended to")
-            elif len(fields) != len(header):
-                raise ContractError(
-                    f"{at}: {len(fields)} fields, the header names {len(header)}; truncated?"
-                )
-            else:
-                rows.append(dict(zip(header, fields, strict=True)))
-                lines.append(reader.line_num)
-    except csv.Error as error:
-        raise ContractError(f"{name}, line {reader.line_num}: not a CSV: {error}") from None
-    if header is None:
-        raise ContractError(f"{name} is empty")
-    problem = None
-    if end is None:
-        problem = "no end mark: the file is truncated, or was not written by this benchmark"
-    elif end != str(len(rows)):
-        problem = f"the end mark counts {end} rows, the file holds {len(rows)}"
-    return Table(header, tuple(rows), tuple(lines), problem is None, problem)
+    records = Records(text, name)
+    lines, rows = [], []
+    for line, fields in records:
+        lines.append(line)
+        rows.append(dict(zip(records.columns, fields, strict=True)))
+    problem = records.problem
+    return Table(
+        records.columns, tuple(rows), tuple(lines), problem is None, problem, records.ended
+    )
 
 
 @dataclass(frozen=True)

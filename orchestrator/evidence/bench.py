@@ -1,14 +1,16 @@
 """Bench CSVs as typed rows: the contract's, or the source project's without our extra columns.
 
-Read column by column: a hundred thousand rows of seventy columns are a matter of a second or two.
+Read column by column, some rows at a time: row by row, a hundred thousand of them took most of a
+judgement's time.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_type_hints
 
 from kernels.bench import contract
@@ -27,7 +29,10 @@ BASES: tuple[Basis, ...] = get_args(Basis)
 # int() and float() also take "1_000", full-width digits and "infinity".
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", re.ASCII)
-_SHORT = 18
+_SPACE = re.compile(r"\s")
+_LARGE = 10**18
+_AT_ONCE = 64
+"""Rows whose text is held at a time: few enough for the processor's cache."""
 _OK = "ok"
 _COUNTS = ("N", "H", "D", "Dv", "L", "streams")
 _MEASURED = ("tri_ms", "ref_ms", "speedup", "mae")
@@ -125,6 +130,8 @@ class BenchRow(NamedTuple):
     ended_ms: int | None = None
     torch: str | None = None
     triton: str | None = None
+    kernel_launched: str | None = None
+    operator_launched: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -217,16 +224,18 @@ def parse_bench(data: bytes, name: str = "CSV") -> BenchTable:
         line = data.count(b"\n", 0, error.start) + 1
         raise EvidenceError("not UTF-8 text", file=name, line=line) from None
     try:
-        table = contract.read_table(text, name)
+        records = contract.Records(text, name)
+        for column in contract.DENSE_COLUMNS:
+            if column not in records.columns:
+                raise EvidenceError("missing from the header", file=name, column=column)
+        rows: list[BenchRow] = []
+        reading = iter(records)
+        while some := list(islice(reading, _AT_ONCE)):
+            rows += _Columns(name, records.columns, some).rows()
     except contract.ContractError as error:
         raise _relocated(error, name) from None
-    for column in contract.DENSE_COLUMNS:
-        if column not in table.columns:
-            raise EvidenceError("missing from the header", file=name, column=column)
-    last = text.rstrip().rpartition("\n")[2]
-    ended = last.startswith(contract.END_MARK)
-    rows = tuple(_Columns(table, name).rows()) if table.rows else ()
-    return BenchTable(name, table.columns, rows, table.complete, ended, table.problem)
+    problem = records.problem
+    return BenchTable(name, records.columns, tuple(rows), problem is None, records.ended, problem)
 
 
 def _relocated(error: contract.ContractError, name: str) -> EvidenceError:
@@ -239,47 +248,49 @@ def _relocated(error: contract.ContractError, name: str) -> EvidenceError:
     return EvidenceError(message[found.end() :], file=name, line=line)
 
 
-_TYPES: Mapping[str, Any] = get_type_hints(BenchRow)
+_KINDS: dict[str, type] = {
+    name: (get_args(kind) or (kind,))[0]
+    for name, kind in get_type_hints(BenchRow).items()
+    if name not in ("file", "line", "family")
+}
+"""What each column holds: str, int or float."""
 
 
 class _Columns:
-    """Reads a table column by column, each by the type that `BenchRow` gives it."""
+    """Reads some rows column by column, each by the type that `BenchRow` gives it."""
 
-    def __init__(self, table: contract.Table, file: str) -> None:
-        self._table = table
+    def __init__(
+        self, file: str, names: Sequence[str], records: Sequence[tuple[int, list[str]]]
+    ) -> None:
         self._file = file
+        self._lines = [line for line, _ in records]
+        columns = zip(*(fields for _, fields in records), strict=True)
+        self._columns = dict(zip(names, map(_stripped, columns), strict=True))
+        self._none = ("",) * len(records)
         self._ran = [status in ("", _OK) for status in self._fields("status")]
-        self._all_ran = all(self._ran)
 
     def rows(self) -> Iterable[BenchRow]:
-        modes = self._texts("mode")
-        for number, mode in enumerate(modes):
+        for number, mode in enumerate(self._fields("mode")):
             if mode not in ("dense", "varlen"):
                 self._bad(number, "mode", f"{mode!r} is neither dense nor varlen" if mode else "")
-        read: dict[str, Iterable[Any]] = {"mode": modes}
-        for name in BenchRow._fields[4:]:
-            kinds = get_args(_TYPES[name]) or (_TYPES[name],)
-            if str in kinds:
-                read[name] = self._texts(name)
-            elif int in kinds:
-                read[name] = self._numbers(name, int)
-            else:
-                read[name] = self._numbers(name, float)
+        read = {name: self._read(name, kind) for name, kind in _KINDS.items()}
         self._check(read)
-        count = len(self._table.rows)
-        columns = [[self._file] * count, self._table.lines, self._families(), *read.values()]
-        return map(BenchRow._make, zip(*columns, strict=True))
+        file = [self._file] * len(self._lines)
+        return map(
+            BenchRow._make, zip(file, self._lines, self._families(), *read.values(), strict=True)
+        )
 
-    def _check(self, read: Mapping[str, Iterable[Any]]) -> None:
+    def _check(self, read: Mapping[str, Sequence[Any]]) -> None:
         """What must be there, and above zero."""
         for name in _COUNTS:
             for number, value in enumerate(read[name]):
                 if value is None or value < 1:
                     self._bad(number, name, "" if value is None else f"{value} is not positive")
         for name in _MEASURED:
-            for number, (value, ran) in enumerate(zip(read[name], self._ran, strict=True)):
-                if ran and value is None:
-                    self._bad(number, name, "")
+            if None in read[name]:
+                for number, (value, ran) in enumerate(zip(read[name], self._ran, strict=True)):
+                    if ran and value is None:
+                        self._bad(number, name, "")
         for number, (mode, spans) in enumerate(zip(read["mode"], read["nspans"], strict=True)):
             if mode == "varlen" and spans is None:
                 self._bad(number, "nspans", "")
@@ -300,54 +311,56 @@ class _Columns:
             families.append(named[key])
         return families
 
-    def _fields(self, name: str) -> list[str]:
-        if name not in self._table.columns:
-            return [""] * len(self._table.rows)
-        return [fields[name].strip() for fields in self._table.rows]
+    def _fields(self, name: str) -> Sequence[str]:
+        return self._columns.get(name, self._none)
 
-    def _texts(self, name: str) -> list[str | None]:
-        return [value or None for value in self._fields(name)]
-
-    def _numbers(
-        self, name: str, parse: Callable[[str], int | float]
-    ) -> Sequence[int | float | None]:
+    def _read(self, name: str, kind: type) -> Sequence[Any]:
         fields = self._fields(name)
-        fast = _all_plain(fields, parse)
-        if fast is not None:
-            return fast
+        first, count = fields[0], len(fields)
+        if fields.count(first) == count:  # as most columns are; and the rows share the value
+            only = self._one(name, kind, 0)
+            if only is not None or not first:
+                return [only] * count
+        if kind is not str:
+            numbers = _all_plain(fields, kind)
+            if numbers is not None:
+                return numbers
+        return [self._one(name, kind, number) for number in range(count)]
+
+    def _one(self, name: str, kind: type, number: int) -> str | int | float | None:
+        value = self._fields(name)[number]
+        if kind is str or not value:
+            return value or None
         pattern, what = (
-            (_INTEGER, "a whole number") if parse is int else (_NUMBER, "a finite number")
+            (_INTEGER, "a whole number") if kind is int else (_NUMBER, "a finite number")
         )
-        known: dict[str, int | float | None] = {"": None}
-        numbers: list[int | float | None] = []
-        for number, value in enumerate(fields):
-            if value not in known:
-                parsed = parse(value) if pattern.fullmatch(value) else math.nan
-                known[value] = parsed if math.isfinite(parsed) else None
-            # What a cell that did not run leaves in its columns is no evidence, good or bad.
-            if known[value] is None and value and (self._ran[number] or name in _COUNTS):
-                self._bad(number, name, f"{value[:40]!r} is not {what}")
-            numbers.append(known[value])
-        return numbers
+        parsed: int | float = kind(value) if pattern.fullmatch(value) else math.nan
+        if math.isfinite(parsed):
+            return parsed
+        # What a cell that did not run leaves in its columns is no evidence, good or bad.
+        if self._ran[number] or name in _COUNTS:
+            self._bad(number, name, f"{value[:40]!r} is not {what}")
+        return None
 
     def _bad(self, number: int, column: str, problem: str) -> NoReturn:
         if not problem:
-            problem = "empty" if column in self._table.columns else "missing from the header"
-        line = self._table.lines[number]
+            problem = "empty" if column in self._columns else "missing from the header"
+        line = self._lines[number]
         raise EvidenceError(problem, file=self._file, line=line, column=column)
 
 
-def _all_plain(
-    fields: Sequence[str], parse: Callable[[str], int | float]
-) -> Sequence[int | float | None] | None:
-    """All of a column at once, where nothing in it is odd; None where something is."""
+def _stripped(fields: Sequence[str]) -> Sequence[str]:
+    return list(map(str.strip, fields)) if _SPACE.search("".join(fields)) else fields
+
+
+def _all_plain(fields: Sequence[str], kind: type) -> Sequence[int | float] | None:
+    """All numbers of a column at once; None where any field is odd."""
     joined = "".join(fields)
-    if not joined:
-        return [None] * len(fields)
-    if not joined.isascii() or "_" in joined or max(map(len, fields)) > _SHORT:
+    if not joined.isascii() or "_" in joined:
         return None
     try:
-        numbers = list(map(parse, fields))
+        numbers: list[int | float] = list(map(kind, fields))
     except ValueError:
         return None
-    return numbers if math.isfinite(sum(numbers)) else None
+    plain = -_LARGE < min(numbers) <= max(numbers) < _LARGE  # never true of NaN
+    return numbers if plain and math.isfinite(sum(numbers)) else None

@@ -72,13 +72,14 @@ def row(mode: str, length: int, **changes: object) -> dict[str, object]:
         "sm_mhz": 2520, "sm_max_mhz": 2520, "mem_mhz": 10501, "temperature_c": 55,
         "began_ms": 1763900000000 + length, "ended_ms": 1763900001000 + length,
         "torch": "2.13.0", "triton": "3.9.0",
+        "kernel_launched": f"triton.{mode}", "operator_launched": f"triton.{mode}",
     }  # fmt: skip
     at = f"{changes.get('level', 'operator')}_{changes.get('basis', 'strongest')}"
     for name, column in _TWICE.items():
         if name in changes:
             values[column.format(at)] = changes[name]
     values.update(changes)
-    return {name: values[name] for name in columns(mode)}
+    return {name: values.get(name, "") for name in columns(mode)}
 
 
 _TWICE = {"ref_ms": "{}_ms", "speedup_lo": "{}_lo", "speedup_hi": "{}_hi"}

@@ -105,7 +105,7 @@ def test_a_varlen_row_needs_its_spans():
         (FOREIGN.replace(b",mae", b"").replace(b",0.151", b""), "column mae: missing from the"),
         (FOREIGN[:-8], "line 2: 10 fields"),
         (b"\xff" + FOREIGN, "line 1: not UTF-8"),
-        (b"mode,N\n" + b"x" * 200_000, "not a CSV"),
+        (FOREIGN + b"x" * 200_000, "not a CSV"),
     ],
 )
 def test_other_files_are_refused(data, says):

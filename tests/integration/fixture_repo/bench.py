@@ -38,11 +38,12 @@ with BenchWriter(Path(target), kind) as csv:
         }  # fmt: skip
         for level in ("kernel", "operator"):
             row |= {f"{level}_{side}_ms": ms for side, ms in times.items()}
+            row[f"{level}_launched"] = row["kernel"]
             for basis in ("shipped", "strongest"):
                 row[f"{level}_{basis}"] = "packed_sdpa"
                 row[f"{level}_{basis}_lo"] = row["speedup_lo"]
                 row[f"{level}_{basis}_hi"] = row["speedup_hi"]
-        csv.row({name: row[name] for name in csv.columns})
+        csv.row({name: row.get(name, "") for name in csv.columns})
         print(f"L={length}", flush=True)
 
 path = Path(target)
