@@ -11,7 +11,7 @@ import pwd
 import stat
 import time
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 NOTE_BYTES = 2048  # what the holder of a device writes into the lock file, padded
 
@@ -19,8 +19,8 @@ NOTE_BYTES = 2048  # what the holder of a device writes into the lock file, padd
 class Device:
     """The devices a job has to itself, each stood for by a file that is locked."""
 
-    def __init__(self, lock: str | None, env: Mapping[str, str]) -> None:
-        named = env.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    def __init__(self, lock: str | None, devices: str) -> None:
+        named = devices.split(",")  # as in CUDA_VISIBLE_DEVICES
         if all(name.strip().isdigit() for name in named):
             numbers = set(map(int, named))
         else:  # not set, or set to something else than numbers: any may be meant

@@ -49,10 +49,11 @@ class Supervisor:
         self._began_at: float | None = None
         self._began = self._deadline = float("inf")  # monotonic
         self._oom_kills = OomKills(0, 0)  # when the command began
-        self._device = Device(spec.lock, {**os.environ, **spec.env})
+        devices = {**os.environ, **spec.env}.get("CUDA_VISIBLE_DEVICES", "")
+        self._device = Device(spec.lock, devices)
         self._process: dict[str, Any] = {}  # what process.json holds
         self._poller = select.poll()
-        self._telemetry = Telemetry(job.telemetry, self._is_ours, self._poller)
+        self._telemetry = Telemetry(job.telemetry, devices, self._is_ours, self._poller)
         self._wake_fd = -1
         self._asked_to_stop = False  # by SIGTERM
         self._stopped_by: str | None = None  # cancel, signal, disk or timeout

@@ -9,9 +9,10 @@
     throttle_reasons   bitmask of the clocks' active throttle (event) reasons, hexadecimal
     utilization_pct
     memory_used_mib, memory_total_mib
-    foreign_pids       compute processes on it that are not the job's, separated by blanks; `?` for
-                       one that cannot be told from ours, being in another pid namespace, or where
-                       nvidia-smi does not list them
+    foreign_processes  how many compute on it that are not the job's
+    foreign_pids       which, separated by blanks; `?` for one that may be the job's, as it is in
+                       another pid namespace, or where nvidia-smi does not list them at all: the
+                       number is empty where there are no others
 
 A value that nvidia-smi does not know is empty.
 """
@@ -33,7 +34,7 @@ from .processes import signal_group
 COLUMNS = (
     *("timestamp_ms", "index", "name", "sm_mhz", "max_sm_mhz", "mem_mhz", "power_w"),
     *("temperature_c", "throttle_reasons", "utilization_pct", "memory_used_mib"),
-    *("memory_total_mib", "foreign_pids"),
+    *("memory_total_mib", "foreign_processes", "foreign_pids"),
 )
 PROGRAM = "nvidia-smi"
 SAMPLE_MS, APPS_MS = 1000, 2000
@@ -57,7 +58,11 @@ class Telemetry:
     calls `read` when either has said something.
     """
 
-    def __init__(self, path: Path, is_ours: Callable[[int], bool], poller: select.poll) -> None:
+    def __init__(
+        self, path: Path, devices: str, is_ours: Callable[[int], bool], poller: select.poll
+    ) -> None:
+        named = all(part.isdigit() or part.startswith("GPU-") for part in devices.split(","))
+        self._only = [f"--id={devices}"] if named else []  # those that the job sees
         self._path = path
         self._is_ours = is_ours
         self._poller = poller
@@ -106,7 +111,13 @@ class Telemetry:
                 self._gpus_fd = self._run(f"--query-gpu={self._queries.pop(0)}", SAMPLE_MS)
 
     def _run(self, query: str, every_ms: int) -> int:
-        argv = [PROGRAM, query, "--format=csv,noheader,nounits", f"--loop-ms={every_ms}"]
+        argv = [
+            PROGRAM,
+            *self._only,
+            query,
+            "--format=csv,noheader,nounits",
+            f"--loop-ms={every_ms}",
+        ]
         try:
             process = subprocess.Popen(
                 argv,
@@ -139,7 +150,7 @@ class Telemetry:
             self._apps[uuid, int(pid)] = time.monotonic()
 
     def _take_gpu(self, values: list[str]) -> None:
-        if len(values) != len(COLUMNS) or not values[1].isdigit():
+        if len(values) != _FIELDS.count(",") + 1 or not values[1].isdigit():
             return  # a message, no sample
         stamp, index, name, uuid, *measured = values
         count = self._samples.get(index, 0)
@@ -147,20 +158,19 @@ class Telemetry:
         if self._written >= LIMIT_BYTES or count % (1 << self._written // STEP_BYTES):
             return
         known = [value if _is_known(value) else "" for value in measured]
-        row = [str(_epoch_ms(stamp)), index, _printable(name), *known, self._foreign(uuid)]
+        row = [str(_epoch_ms(stamp)), index, _printable(name), *known, *self._foreign(uuid)]
         self._write(",".join(row) + "\n")
 
-    def _foreign(self, uuid: str) -> str:
+    def _foreign(self, uuid: str) -> tuple[str, str]:
+        """Return how many others compute on the GPU, and which."""
         if not self.owns(self._apps_fd):
-            return "?"
+            return "", "?"
         fresh = time.monotonic() - APPS_FRESH_S
-        pids = [pid for (gpu, pid), seen in self._apps.items() if gpu == uuid and seen > fresh]
-        told = {
-            str(pid) if Path(f"/proc/{pid}").exists() else "?"
-            for pid in pids
-            if not self._is_ours(pid)
-        }
-        return " ".join(sorted(told))
+        apps = [pid for (gpu, pid), seen in self._apps.items() if gpu == uuid and seen > fresh]
+        others = {pid for pid in apps if not self._is_ours(pid)}
+        here = {pid for pid in others if Path(f"/proc/{pid}").exists()}
+        number = "" if others and not here else str(len(here))
+        return number, " ".join([*map(str, sorted(here)), *["?"] * bool(others - here)])
 
     def _write(self, line: str) -> None:
         if self._file < 0:
