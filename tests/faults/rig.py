@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -112,6 +113,18 @@ class Rig:
         port = self._proxy.port if self._proxy else None
         text = self.server.stanza(self.pod, port=port, python=interpreter)
         (self.folder / "pods.toml").write_text(text)
+
+    def agent_by(self, *program: object) -> None:
+        """Have the pod's agent, and nothing else there, run by `python3 PROGRAM ARGS OF PYTHON`."""
+        interpreter = self.folder / "python"
+        words = shlex.join(map(str, program))
+        interpreter.write_text(
+            "#!/bin/sh\n"
+            f'for word; do case "$word" in */agent) exec python3 {words} "$@" ;; esac; done\n'
+            'exec python3 "$@"\n'
+        )
+        interpreter.chmod(0o755)
+        self.python(str(interpreter))
 
     @property
     def link(self) -> Proxy:

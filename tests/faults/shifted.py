@@ -1,6 +1,6 @@
-"""shifted.py FILE SCRIPT|-m MODULE ARGS...: runs it by a clock that FILE moves by so many seconds.
+"""shifted.py FILE [-I] [-S] SCRIPT|-m MODULE ARGS...: runs it by a clock that FILE moves.
 
-Only the clock on the wall: the monotonic one does not jump on a real machine either.
+FILE holds by how many seconds. Only the clock on the wall is moved: the monotonic one does not jump on a real machine either.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ class _Datetime(datetime.datetime):
 
 time.time = _time
 datetime.datetime = _Datetime  # type: ignore[misc]
+while sys.argv[2] in ("-I", "-S"):
+    del sys.argv[2]
 if sys.argv[2] == "-m":
     del sys.argv[:3]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -20,14 +20,8 @@ DAY_S = 86_400.0
 @pytest.mark.parametrize("jump", [DAY_S, -DAY_S], ids=["forward", "back"])
 def test_a_pod_whose_clock_jumps(rig: Rig, reference: Reference, jump: float) -> None:
     """The job's time limit does not run out, and its duration is what it took."""
-    clock, python = rig.folder / "clock", rig.folder / "python"
-    python.write_text(
-        '#!/bin/sh\ncase "$*" in *"/agent-"*) ;; *) exec python3 "$@" ;; esac\n'
-        'while case "$1" in -I | -S) ;; *) false ;; esac; do shift; done\n'
-        f'exec python3 {HERE}/shifted.py {clock} "$@"\n'
-    )
-    python.chmod(0o755)
-    rig.python(str(python))
+    clock = rig.folder / "clock"
+    rig.agent_by(HERE / "shifted.py", clock)
     controller = rig.start(seconds=1.5, timeout=60)
     rig.wait_for_log(controller, "line 000003")
     clock.write_text(str(jump))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -12,10 +13,11 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.faults.rig import FULL, Controller, Rig
+from tests.faults.rig import FULL, HERE, Controller, Rig
 from tests.integration.lab import Outcome
 
 HUGE = (10 if FULL else 2) << 30
@@ -91,6 +93,10 @@ with open(os.path.join(os.environ["ORCH_OUT"], "result.txt"), "wb") as file:
     while True:
         file.write(bytes(65536))
         file.flush()
+"""
+FINE = """\
+import os, pathlib
+pathlib.Path(os.environ["ORCH_OUT"], "result.txt").write_text("fine")
 """
 CHATTER = "while True: print('x' * 4000)\n"
 
@@ -223,6 +229,27 @@ def test_an_artifact_with_a_secret_is_not_evidence(rig: Rig, token: str) -> None
     assert places_of(token, rig.lab.runs_dir) == []
 
 
+# -- this side's disk ----------------------------------------------------------------------------
+
+
+def test_a_full_disk_here_is_named_and_room_is_enough_to_go_on(rig: Rig) -> None:
+    with small_disk(rig.lab.runs_dir) as mounted:
+        if not mounted:
+            pytest.skip("may not mount a small disk here")
+        job_playbook(rig, FINE + "print('x' * 3_000_000)\n")
+        ballast = rig.lab.runs_dir / "ballast"
+        ballast.write_bytes(bytes(2 << 20))
+        outcome = rig.start().end()
+        assert outcome.code == 3, outcome.stderr
+        assert "No space left" in outcome.stderr
+        assert "orchestrate resume" in outcome.stderr
+        ballast.unlink()
+        assert rig.resume().end().code == 0
+        assert rig.run is not None
+        log = rig.run / "phase-1/only/1/log"
+        assert log.read_bytes() == (rig.job("only") / "log").read_bytes()
+
+
 # -- hostile pods --------------------------------------------------------------------------------
 
 HOSTILE = """\
@@ -236,23 +263,23 @@ os.mkfifo(out / "fifo")
 (out / "<script>alert(1)<" / "script>.txt").write_text("<script>alert(2)</script>")
 (out / "\\x1b[2Jcleared.txt").write_text("name")
 with open(out / "huge", "wb") as file:
-    file.truncate(int(os.environ['HUGE']))
+    file.truncate(HUGE)
+(out / "back\\\\slash").write_text("a name that not every system can hold")
 print("\\x1b]0;owned\\x07\\x1b[2Jcleared <script>alert(3)</script>", flush=True)
-"""
+""".replace("HUGE", str(HUGE))
 
 
 def test_hostile_artifacts_are_refused_by_name(rig: Rig) -> None:
     before = tree(rig.folder)
-    job_playbook(rig, HOSTILE, env={"HUGE": str(HUGE)})
+    job_playbook(rig, HOSTILE)
     outcome = rig.start().end()
     assert "\x1b" not in outcome.stdout + outcome.stderr
-    result = json.loads((rig.run / "phase-1/only/1/result.json").read_text())
-    refused = "\n".join(result["details"]["refused"])
-    for name in ("link", "folder-link", "fifo", "huge"):
-        assert f"'{name}'" in refused
+    refused = "\n".join(step_result(rig)["details"]["refused"])
+    for name in ("link", "folder-link", "fifo", "huge", "back\\slash"):
+        assert repr(name) in refused
     assert "symbolic link" in refused
-    pulled = {item["path"] for item in result["artifacts"]}
-    assert pulled == {"result.txt", "<script>alert(1)</script>.txt", "\x1b[2Jcleared.txt"}
+    names = {"result.txt", "<script>alert(1)</script>.txt", "\x1b[2Jcleared.txt"}
+    assert pulled(rig).keys() == names
     # within backticks Markdown shows it as it is
     assert "<script" not in re.sub("`[^`\n]*`", "", report(outcome))
     assert "\x1b" not in report(outcome)
@@ -268,25 +295,56 @@ def tree(folder: Path) -> set[str]:
     return names - ours
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["../x", "../../../../escaped", "/etc/escaped", "a/../../x", "link/x", "", "a\\b"],
-)
-def test_a_pod_that_lies_about_names_writes_nowhere(rig: Rig, name: str) -> None:
-    """Its agent is not ours: it answers `manifest` with what it likes."""
+NAMES = ["../x", "../../../../etc/x", "/etc/x", "a/../../x", "", "a\\b", "result.txt/x"]
+
+
+def lying(rig: Rig, files: list[dict[str, object]], script: str) -> Outcome:
+    """A run on a pod whose agent is not ours, and says this of what the job left."""
+    answer = rig.folder / "answer.json"
+    answer.write_text(json.dumps({"files": files, "refused": []}))
+    rig.agent_by(HERE / "liar.py", answer, "python3")
+    job_playbook(rig, script)
+    return rig.start().end()
+
+
+def entry(name: str, content: bytes) -> dict[str, object]:
+    return {"path": name, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def test_a_pod_that_lies_about_names_writes_nowhere(rig: Rig) -> None:
     (rig.folder / "x").write_text("here already")
-    answer = {"files": [{"path": name, "size": 4, "sha256": "0" * 64}], "refused": []}
-    (rig.folder / "answer.json").write_text(json.dumps(answer))
-    liar = rig.folder / "python"
-    liar.write_text(
-        f'#!/bin/sh\n[ "$2" = manifest ] && exec cat {rig.folder}/answer.json\nexec python3 "$@"\n'
-    )
-    liar.chmod(0o755)
-    rig.python(str(liar))
-    job_playbook(rig, "print('done')\n")
     before = tree(rig.folder)
-    outcome = rig.start().end()
+    files = [entry("result.txt", b"fine"), *(entry(name, b"evil") for name in NAMES)]
+    outcome = lying(rig, files, FINE)
+    refused = "\n".join(step_result(rig)["details"]["refused"])
+    for name in NAMES:
+        assert repr(name) in refused
+    assert tree(rig.folder) - before <= {"answer.json", "python"}
+    assert (rig.folder / "x").read_text() == "here already"
+    assert pulled(rig) == {"result.txt": b"fine"}
+    assert outcome.code == 0, outcome.stderr
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "/nowhere"])
+def test_a_link_is_not_followed_whatever_the_pod_calls_it(rig: Rig, target: str) -> None:
+    content = Path(target).read_bytes() if Path(target).exists() else b"here?"
+    script = f"import os; os.symlink({target!r}, os.environ['ORCH_OUT'] + '/result.txt')\n"
+    outcome = lying(rig, [entry("result.txt", content)], script)
     assert outcome.code == 3, outcome.stderr
-    assert (name if name == "link/x" else repr(name)) in outcome.stderr
-    assert tree(rig.folder) == before
-    assert [p for p in (rig.run / "phase-1/only/1/artifacts").rglob("*") if not p.is_dir()] == []
+    assert "result.txt" in outcome.stderr
+    assert "not a regular file" in outcome.stderr
+    assert pulled(rig) == {}
+
+
+def step_result(rig: Rig) -> dict[str, Any]:
+    assert rig.run is not None
+    return json.loads((rig.run / "phase-1/only/1/result.json").read_text())
+
+
+def pulled(rig: Rig) -> dict[str, bytes]:
+    """All that lies in the folder of artifacts."""
+    assert rig.run is not None
+    top = rig.run / "phase-1/only/1/artifacts"
+    return {
+        str(path.relative_to(top)): path.read_bytes() for path in top.rglob("*") if path.is_file()
+    }
