@@ -46,7 +46,7 @@ TOLERANCE = 1.05
 """Faster than the limit by this factor is impossible; less is a clock's or a datasheet's error."""
 FLAT = 1.1
 """Growth of the time, at most, that counts as none."""
-GROWN = 4.0
+GROWN = 3.0
 """Growth of the bytes from which on the time has to show it."""
 _SHARE = 0.5
 """Of the time, that the added bytes alone must need before a flat tail is held against it."""
@@ -192,7 +192,7 @@ class _Judge:
             self._families.setdefault(row.family, []).append((work, row))
             if work.assumed:
                 self._assumed[work.assumed] += 1
-        again = (f"{row.level}_tri_ms", f"{row.level}_{row.basis}_ms") if row.basis else ()
+        again = _repeated(row)
         cold = dram_ms(work, card) if card is not None and isinstance(work, Work) else 0.0
         for column, ms in zip(SIDES, _times_of(row), strict=True):
             if ms is None:
@@ -316,7 +316,7 @@ class _Judge:
             members.sort(key=lambda member: member[0].bytes)
             if members[-1][0].bytes < GROWN * members[0][0].bytes:
                 continue
-            for column in SIDES:
+            for column in (name for name in SIDES if name not in _repeated(members[0][1])):
                 times = [
                     _Time(row, column, ms, work)
                     for work, row in members
@@ -413,6 +413,11 @@ class _Judge:
             f"{bound if self._launch_bound else ''}closest to the limit at {share:.0%} is "
             f"{cell_name(time.row)}, {time.side}."
         )
+
+
+def _repeated(row: Timed) -> tuple[str, ...]:
+    """Columns that say again what `tri_ms` and `ref_ms` say."""
+    return (f"{row.level}_tri_ms", f"{row.level}_{row.basis}_ms") if row.basis else ()
 
 
 def _columns(counts: Mapping[str, int], rows: int) -> str:
