@@ -143,8 +143,13 @@ def fetch(paths: RunPaths, ports: Ports) -> list[Artifact]:
     """Pull logs and artifacts of every job again, without running anything; then judge.
 
     What is here already with the right checksum is not pulled again.
+
+    Raises:
+        UsageError: a secret of the playbook is not set, so that nobody could tell where it is.
+        StoreError: another process is at it.
     """
     plan = runs.read_plan(paths)
+    secrets = secrets_of(plan)
     events = EventLog(paths.events, ports.listeners)
     fetched: list[Artifact] = []
     with writing(paths), _launcher(plan, ports) as (launcher, connection):
@@ -154,11 +159,16 @@ def fetch(paths: RunPaths, ports: Ports) -> list[Artifact]:
             if launcher.status(job_id).outcome(job_id) is None:
                 continue  # it still runs: attach follows it
             follow(launcher, job_id, place.log, ports.on_log)
-            artifacts, _ = collect(
-                launcher, connection, job_id, place.artifacts, lambda _artifact: None
+            found = collect(
+                launcher,
+                connection,
+                job_id,
+                place.artifacts,
+                pulled=lambda _artifact: None,
+                secrets=secrets,
             )
-            fetched += artifacts
-            events.append("job.fetched", job=job_id, artifacts=[a.path for a in artifacts])
+            fetched += found.artifacts
+            events.append("job.fetched", job=job_id, artifacts=[a.path for a in found.artifacts])
         conclude(paths, events)
     return fetched
 

@@ -72,7 +72,7 @@ def read_artifact(paths: RunPaths, result: StepResult, name: str) -> bytes | Non
 
 
 def _gates_of_job(paths: RunPaths, step: JobStep, result: StepResult) -> list[GateResult]:
-    gates = _ending(step, result)
+    gates = [*_ending(step, result), *_quarantine(result)]
     for gate in step.gates:
 
         def read(name: str) -> bytes | None:
@@ -95,6 +95,21 @@ def _ending(step: JobStep, result: StepResult) -> list[GateResult]:
     gate = job_gate(result.job)
     diagnosing = any(gate.gate == "diagnostics" for gate in step.gates)
     return [] if diagnosing and gate.verdict is not Verdict.INFRA else [gate]
+
+
+def _quarantine(result: StepResult) -> list[GateResult]:
+    """A job that writes a secret down has left no evidence that anybody may be shown."""
+    lines = result.details.get("quarantined")
+    if not isinstance(lines, list) or not lines:
+        return []
+    finding = Finding(
+        Verdict.INVALID,
+        Reason.SECRET_EXPOSED,
+        f"Not pulled, for a secret is in it: {'; '.join(map(str, lines))}.",
+        "Remove the file from the job's out/ on the pod, change the secret where others can read "
+        "that, and have the command not write it down.",
+    )
+    return [conclude("secrets", [finding], {"quarantined": lines}, "")]
 
 
 def _artifacts_gate(names: list[str], result: StepResult) -> GateResult:

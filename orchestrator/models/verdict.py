@@ -59,6 +59,7 @@ class Reason(str, Enum):
     IMPOSSIBLE = "impossible"
     FLAT_IN_L = "flat-in-l"
     MACHINE_DISTURBED = "machine-disturbed"
+    SECRET_EXPOSED = "secret-exposed"  # noqa: S105 - a reason, not a secret
     FALLBACK_RAN = "fallback-ran"
     JOB_FAILED = "job-failed"
     JOB_LOST = "job-lost"

@@ -51,14 +51,17 @@ class Job:
         def pulled(artifact: Artifact) -> None:
             session.events.append("artifact.pulled", job=job_id, **artifact.model_dump())
 
-        artifacts, refused = collect(
+        artifacts, refused, quarantined = collect(
             session.launcher,
             session.connection,
             job_id,
             attempt.paths.artifacts,
             pulled,
             ended.manifest,
+            session.secrets,
         )
+        for line in quarantined:
+            session.events.append("artifact.quarantined", job=job_id, why=line)
         if ended.log_pulled < ended.log_bytes:
             refused.append(
                 f"the log after its first {ended.log_pulled} bytes; all {ended.log_bytes} are in "
@@ -70,5 +73,9 @@ class Job:
             command=str(command_of(step, playbook, pod, out=".")),
             job=ended.outcome,
             artifacts=artifacts,
-            details={"refused": list(refused)} if refused else {},
+            details={
+                name: list(lines)
+                for name, lines in (("refused", refused), ("quarantined", quarantined))
+                if lines
+            },
         )

@@ -301,16 +301,27 @@ class Connection:
         """
         self._remote_files().upload(data, remote_path, mode)
 
-    def download(self, remote_path: str, local_path: Path, *, size: int, sha256: str) -> None:
+    def download(
+        self,
+        remote_path: str,
+        local_path: Path,
+        *,
+        size: int,
+        sha256: str,
+        inspect: Callable[[bytes], None] = lambda _data: None,
+    ) -> None:
         """Fetch a file as listed: never a link or device, never more than `size` bytes.
 
         `local_path` is written only if size and SHA-256 (lower case) are right; keeping it within a
         directory is the caller's part. What a broken link left is continued by the next call.
+        `inspect` is shown the content, each piece before it is written, and may raise a PullError.
 
         Raises:
             PullError: names the file.
         """
-        self._remote_files().download(remote_path, local_path, size=size, sha256=sha256)
+        self._remote_files().download(
+            remote_path, local_path, size=size, sha256=sha256, inspect=inspect
+        )
 
     def _remote_files(self) -> RemoteFiles:
         with self._files_lock:

@@ -8,7 +8,7 @@ import posixpath
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -82,10 +82,19 @@ class RemoteFiles:
         with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
             self._client.remove(path)
 
-    def download(self, remote_path: str, local_path: Path, *, size: int, sha256: str) -> None:
+    def download(
+        self,
+        remote_path: str,
+        local_path: Path,
+        *,
+        size: int,
+        sha256: str,
+        inspect: Callable[[bytes], None],
+    ) -> None:
         """Fetch a regular file of exactly this size and hash, from where an earlier try stopped.
 
-        What has come so far lies beside the target, under a name that holds the hash.
+        What has come so far lies beside the target, under a name that holds the hash. `inspect` is
+        shown all of it in order, each piece before it is written; its PullError ends the fetch.
         """
         if size < 0 or not _SHA256.fullmatch(sha256):
             raise PullError(
@@ -96,10 +105,10 @@ class RemoteFiles:
         local_path.parent.mkdir(parents=True, exist_ok=True)
         partial = local_path.with_name(f".{sha256}{_PARTIAL}")
         try:
-            found = self._continue(remote_path, partial, size)
+            found = self._continue(remote_path, partial, size, inspect)
             if found.digest != sha256 and found.resumed:  # what was here was not its beginning
                 partial.unlink()
-                found = self._continue(remote_path, partial, size)
+                found = self._continue(remote_path, partial, size, inspect)
             if found.digest != sha256:
                 raise PullError(
                     f"{self._name(remote_path)}: SHA-256 is {found.digest}, "
@@ -110,7 +119,9 @@ class RemoteFiles:
             raise
         partial.replace(local_path)
 
-    def _continue(self, remote_path: str, partial: Path, size: int) -> _Fetched:
+    def _continue(
+        self, remote_path: str, partial: Path, size: int, inspect: Callable[[bytes], None]
+    ) -> _Fetched:
         """Bring a file that is here in part to its full size."""
         digest = hashlib.sha256()
         with partial.open("a+b") as stream:
@@ -118,10 +129,12 @@ class RemoteFiles:
                 stream.truncate(0)
             stream.seek(0)
             for data in iter(lambda: stream.read(_WINDOW), b""):
+                inspect(data)
                 digest.update(data)
             start = stream.tell()
             with self._opened(remote_path, size) as remote:
                 for data in self._read(remote, remote_path, start, size):
+                    inspect(data)
                     digest.update(data)
                     stream.write(data)
         return _Fetched(digest.hexdigest(), resumed=start > 0)

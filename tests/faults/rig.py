@@ -141,12 +141,12 @@ class Rig:
         sets = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
         pods = ["--pods", str(self.folder / "pods.toml"), "--pod", "box"]
         playbook = str(self.lab.repo / "playbook.yaml")
-        return self._begin(program, "run", playbook, "--json", *pods, *sets, *arguments)
+        return self.begin("run", playbook, "--json", *pods, *sets, *arguments, program=program)
 
     def resume(self, *arguments: str, program: Sequence[str] = PROGRAM) -> Controller:
-        return self._begin(program, "resume", "--json", *arguments)
+        return self.begin("resume", "--json", *arguments, program=program)
 
-    def _begin(self, program: Sequence[str], *arguments: str) -> Controller:
+    def begin(self, *arguments: str, program: Sequence[str] = PROGRAM) -> Controller:
         self.count += 1
         argv = [sys.executable, *program, *arguments, "--runs-dir", str(self.lab.runs_dir)]
         return Controller(self, argv)

@@ -1,6 +1,7 @@
 """shifted.py FILE [-I] [-S] SCRIPT|-m MODULE ARGS...: runs it by a clock that FILE moves.
 
-FILE holds by how many seconds. Only the clock on the wall is moved: the monotonic one does not jump on a real machine either.
+FILE holds by how many seconds. Only the clock on the wall is moved: the monotonic one does not jump
+on a real machine either.
 """
 
 from __future__ import annotations

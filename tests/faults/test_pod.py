@@ -220,12 +220,34 @@ def test_a_secret_is_seen_by_the_command_alone(rig: Rig, token: str) -> None:
     assert places_of(token, rig.lab.runs_dir) == []
 
 
-@pytest.mark.xfail(strict=False, reason="artifacts are not looked into yet")
-def test_an_artifact_with_a_secret_is_not_evidence(rig: Rig, token: str) -> None:
-    job_playbook(rig, TELL.replace('"fine"', "token"), "secrets: [FIXTURE_TOKEN]\n")
+# Across the border of two reads, in a name, and in a file that nobody asked for.
+TELL_FILES = """\
+import os, pathlib
+out, token = pathlib.Path(os.environ["ORCH_OUT"]), os.environ["FIXTURE_TOKEN"]
+(out / "result.txt").write_text("x" * (32768 - 9) + token)
+(out / token).write_text("fine")
+(out / "other.txt").write_text(f"Authorization: {token}")
+(out / "innocent.txt").write_text("fine")
+"""
+
+
+def test_an_artifact_with_a_secret_is_quarantined(rig: Rig, token: str) -> None:
+    job_playbook(rig, TELL_FILES, "secrets: [FIXTURE_TOKEN]\n")
     outcome = rig.start().end()
     assert outcome.code == 5, outcome.stderr
-    assert "result.txt" in outcome.stderr
+    assert "secret-exposed" in outcome.reasons
+    assert "'result.txt': the value of FIXTURE_TOKEN is in it" in outcome.stderr
+    assert len(rig.events("artifact.quarantined")) == 3
+    assert pulled(rig).keys() == {"innocent.txt"}
+    assert places_of(token, rig.lab.runs_dir) == []
+    assert token not in outcome.stdout + outcome.stderr + report(outcome)
+    # nor by a second way in
+    assert rig.begin("fetch").end().code == 0
+    del rig.lab.env["FIXTURE_TOKEN"]
+    unset = rig.begin("fetch").end()
+    assert unset.code == 2
+    assert "FIXTURE_TOKEN" in unset.stderr
+    assert pulled(rig).keys() == {"innocent.txt"}
     assert places_of(token, rig.lab.runs_dir) == []
 
 
