@@ -14,7 +14,7 @@ MAX_BYTES = 2**20
 NEEDED = ("when", "probe", "value", "unit")
 BEFORE, AFTER = "before", "after"
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
-_PER_TERA = {"tb/s": 1.0, "gb/s": 1e-3}
+PER_TERA = {"tb/s": 1.0, "gb/s": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Canary:
     def l2_tb_per_s(self) -> float | None:
         """Best L2 read bandwidth that was measured; None where it was not."""
         found = [
-            probe.value * _PER_TERA[probe.unit.lower()]
+            probe.value * PER_TERA[probe.unit.lower()]
             for probe in self.probes
-            if "l2" in probe.probe.lower() and probe.unit.lower() in _PER_TERA
+            if "l2" in probe.probe.lower() and probe.unit.lower() in PER_TERA
         ]
         return max(found, default=None)
 

@@ -146,13 +146,13 @@ def dram_bound(todo: Work, card: Card) -> Bound:
 def warm_bound(todo: Work, card: Card, l2_tb_per_s: float | None) -> Bound:
     """When as much as fits was left in L2 by the iteration before.
 
-    `l2_tb_per_s` is its bandwidth, None where nobody knows it: then L2 is taken as free.
+    `l2_tb_per_s` is the most that it may give, None where nobody knows: then L2 is taken as free.
     """
     cold = max(todo.read_bytes - card.l2_bytes, 0) / (card.dram_tb_per_s * _TERA_MS)
     bounds = [Bound(cold, f"{card.dram_tb_per_s:g} TB/s (DRAM)"), _compute_bound(todo, card)]
     if l2_tb_per_s:
         through = todo.read_bytes / (l2_tb_per_s * _TERA_MS)
-        bounds.append(Bound(through, f"{l2_tb_per_s:g} TB/s (L2)"))
+        bounds.append(Bound(through, f"{l2_tb_per_s:g} TB/s (L2, generously)"))
     return max(bounds, key=_ms)
 
 

@@ -17,17 +17,17 @@ MAX_BYTES = 64 * 2**20
 
 # The agent's columns, and nvidia-smi's own spellings of the same (`--query-gpu ... --format=csv`).
 _ALIASES = {
-    "when_ms": ("when_ms", "time_ms", "at_ms", "epoch_ms", "timestamp_ms", "sampled_ms"),
+    "when_ms": ("timestamp_ms", "when_ms", "time_ms", "epoch_ms"),
     "when_s": ("when", "time_s", "epoch_s", "unix", "time"),
     "timestamp": ("timestamp",),
+    "gpu": ("index", "gpu", "uuid"),
     "sm_mhz": ("sm_mhz", "clocks_sm", "clocks_current_sm", "sm_clock_mhz"),
-    "sm_max_mhz": ("sm_max_mhz", "clocks_max_sm", "max_sm_mhz"),
+    "sm_max_mhz": ("max_sm_mhz", "sm_max_mhz", "clocks_max_sm"),
     "temperature_c": ("temperature_c", "temperature_gpu", "temp_c"),
-    "utilisation": ("utilisation_pct", "utilization_pct", "utilisation", "utilization_gpu",
-                    "gpu_util_pct", "util_pct"),
-    "throttle": ("throttle_reasons", "throttle", "clocks_throttle_reasons_active",
-                 "clocks_event_reasons_active", "throttle_bits"),
-    "foreign": ("foreign_processes", "foreign", "foreign_load", "other_processes"),
+    "utilisation": ("utilization_pct", "utilisation_pct", "utilization_gpu", "utilization"),
+    "throttle": ("throttle_reasons", "clocks_throttle_reasons_active",
+                 "clocks_event_reasons_active"),
+    "foreign": ("foreign_processes",),
 }  # fmt: skip
 
 THROTTLE_BITS = {
@@ -57,7 +57,9 @@ class Sample:
     throttle: int | None
     """Bits of `THROTTLE_BITS`."""
     foreign: float | None
-    """Processes on the card that are not the job's."""
+    """Processes on the card that are not the job's; None also where they cannot be told apart."""
+    gpu: str = ""
+    """Its index, where several were sampled."""
 
     @property
     def idle(self) -> bool:
@@ -159,7 +161,7 @@ def _known(fields: list[str]) -> dict[str, int]:
 def _columns(fields: list[str], file: str, line: int) -> dict[str, int]:
     found = _known(fields)
     if not {"when_ms", "when_s", "timestamp"} & set(found):
-        raise EvidenceError("no column says when (when_ms)", file=file, line=line)
+        raise EvidenceError("no column says when (timestamp_ms)", file=file, line=line)
     return found
 
 
@@ -211,4 +213,5 @@ def _sample(fields: list[str], columns: dict[str, int], file: str, line: int) ->
         utilisation=number("utilisation"),
         throttle=throttle(),
         foreign=number("foreign"),
+        gpu=fields[columns["gpu"]].strip() if "gpu" in columns else "",
     )

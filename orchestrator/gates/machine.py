@@ -9,7 +9,8 @@ from typing import Protocol
 from pydantic import JsonValue
 
 from kernels.bench import contract
-from orchestrator.evidence.canary import AFTER, BEFORE, Canary
+from orchestrator.evidence.canary import AFTER, BEFORE, PER_TERA, Canary
+from orchestrator.evidence.cards import find_card
 from orchestrator.evidence.telemetry import HARMFUL, Sample, Telemetry, throttle_names
 from orchestrator.gates.findings import Finding, conclude, counted, listed
 from orchestrator.gates.physics import cell_name
@@ -22,6 +23,8 @@ HOTTEST_C = 90
 DRIFT = 0.05
 LAUNCH_DRIFT = 0.5
 """A launch is a matter of the host too, and of microseconds."""
+QUIET_COPY = 0.7
+"""Of the card's DRAM bandwidth: a copy that gets so much has the card to itself."""
 SLACK_MS = 5_000
 """How far from a short cell a sample may lie and still tell about it."""
 
@@ -80,6 +83,7 @@ def machine_gate(
     findings = [
         *_own_clocks(ran, measured),
         *_samples(file, ran, telemetry, measured),
+        *_company(ran, telemetry, canary, measured),
         *_drift(file, canary, measured),
     ]
     return conclude(gate, findings, measured, "" if findings else _passed(measured))
@@ -133,7 +137,7 @@ def _samples(
             "Run the benchmark as a job of `orchestrate run`, whose agent samples the card.",
         )
         return
-    for field in ("throttle", "foreign", "sm_mhz", "temperature_c"):
+    for field in ("throttle", "sm_mhz", "temperature_c"):
         if not any(getattr(sample, field) is not None for sample in telemetry.samples):
             yield _unverified(f"{telemetry.file} does not say {field}.", _AGAIN)
     unseen: list[Watched] = []
@@ -171,12 +175,47 @@ def _samples(
         )
 
 
+def _company(
+    rows: Sequence[Watched],
+    telemetry: Telemetry | None,
+    canary: Canary | None,
+    measured: dict[str, JsonValue],
+) -> Iterable[Finding]:
+    """Where a container hides whose processes are whose, a fast canary shows that all was quiet."""
+    samples = telemetry.samples if telemetry else ()
+    if not samples or any(sample.foreign is not None for sample in samples):
+        return
+    card = find_card(rows[0].device or "")
+    shares = [
+        probe.value * PER_TERA[probe.unit.lower()] / card.dram_tb_per_s
+        for probe in (canary.probes if canary and card else ())
+        if card and probe.probe == "copy" and probe.unit.lower() in PER_TERA
+    ]
+    if shares and min(shares) >= QUIET_COPY:
+        measured["foreign"] = (
+            f"not readable here; the canary's copy had {min(shares):.0%} of the DRAM bandwidth"
+        )
+        return
+    yield _unverified(
+        "The telemetry does not say foreign_processes (a container may hide them), and no "
+        "canary shows that the card was free: its copy must reach "
+        f"{QUIET_COPY:.0%} of the DRAM bandwidth.",
+        _ALONE,
+    )
+
+
 def _during(telemetry: Telemetry, row: Watched) -> tuple[Sample, ...]:
-    """Samples of the time when the row's cell was measured."""
+    """Samples of the time when the row's cell was measured, of the busiest of several cards."""
     began, ended = row.began_ms, row.ended_ms
     if began is None or ended is None or ended < began:
         return ()
-    return telemetry.between(began, ended, SLACK_MS)
+    cards: dict[str, list[Sample]] = {}
+    for sample in telemetry.between(began, ended, SLACK_MS):
+        cards.setdefault(sample.gpu, []).append(sample)
+    if not cards:
+        return ()
+    busiest = max(cards.values(), key=lambda seen: max(s.utilisation or 0 for s in seen))
+    return tuple(busiest)
 
 
 def _troubles(samples: Sequence[Sample]) -> dict[str, str]:

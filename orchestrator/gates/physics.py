@@ -54,7 +54,7 @@ NEAR_FLOOR = 3.0
 UNMEASURED_FLOOR_MS = 0.010
 """Where nobody measured the launch floor: one eager PyTorch call with its dispatch."""
 _HEADROOM = 2.0
-"""On L2 bandwidths that others measured on a card of theirs."""
+"""On L2 bandwidths that were measured, and may have been measured better."""
 
 _SLOWER = (
     "Do not use these times. Check that this side reads every key, that the clock waits for the "
@@ -230,11 +230,14 @@ class _Judge:
             self._cached.append(time)
 
     def _l2_limit(self, card: Card) -> float | None:
-        if self._l2:
-            return self._l2
-        if card.l2 is None:
-            return None
-        return card.l2.tb_per_s * (_HEADROOM if card.l2.third_party else 1)
+        """The most that anyone can get out of L2: the vendor's figure, or measured ones with room.
+
+        The canary times a plain reduction with its launch, others had a card of theirs.
+        """
+        known = [self._l2 * _HEADROOM] if self._l2 else []
+        if card.l2 is not None:
+            known.append(card.l2.tb_per_s * (_HEADROOM if card.l2.third_party else 1))
+        return max(known, default=None)
 
     def findings(self) -> list[Finding]:
         """Everything that is wrong, the worst of each kind named."""
