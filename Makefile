@@ -18,12 +18,12 @@ unexport PYTHONDONTWRITEBYTECODE
 run: $(VENV)/.run
 	@$(BIN)/python tests/make_run.py $(BIN)/orchestrate $(RUNS_DIR)
 
-test: check unit kernels integration
+test: check unit kernels integration faults
 	@echo "all tests passed"
 
 # The long versions; the compile matrix joins it as it comes.
 test-full: export FAULTS_FULL = 1
-test-full: test faults
+test-full: test
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -39,6 +39,7 @@ integration: $(VENV)/.dev $(CACHE)/.environment
 	ORCHESTRATE_CACHE=$(CACHE) $(BIN)/python $(PYTEST) -W error tests/integration
 
 # Cut links, kills, full disks, hostile pods. As root with network namespaces where they may be made.
+# FAULTS_FULL=1: every event, fifty random times, outages of a minute; some twenty minutes.
 faults: $(VENV)/.dev
 	tests/system-packages.sh
 	$(BIN)/python $(PYTEST) -W error tests/faults
