@@ -7,13 +7,14 @@ RUNS_DIR ?= runs
 VENV := .venv
 BIN := $(VENV)/bin
 CACHE := $(CURDIR)/.cache
+KERNELS_PYTHON := $(CACHE)/embedded/venv/m4-02-selection-cpu/bin/python
 PIP := -m pip install --quiet --disable-pip-version-check
 PYTEST := -m pytest -q -n 2
 
 # Compiled modules are kept: the tests start the controller some hundred times.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-full check unit integration faults kernels install schema clean
+.PHONY: run test test-full check unit integration faults kernels compat compat-quick install schema clean
 
 run: $(VENV)/.run
 	@$(BIN)/python tests/make_run.py $(BIN)/orchestrate $(RUNS_DIR)
@@ -46,7 +47,17 @@ faults: $(VENV)/.dev
 
 # In the environment that the controller itself sets up on its embedded pod.
 kernels: $(CACHE)/.environment
-	NSA_TEST_TRITON_SEL=1 $(CACHE)/embedded/venv/m4-02-selection-cpu/bin/python $(PYTEST) tests/kernels
+	NSA_TEST_TRITON_SEL=1 $(KERNELS_PYTHON) $(PYTEST) tests/kernels
+
+# Every kernel as shipped, for every Triton and card; the table in docs/ is made anew. Ten minutes
+# and more on few cores, and 3 GB of Triton in the cache.
+compat: $(CACHE)/.environment
+	ORCHESTRATE_CACHE=$(CACHE) $(KERNELS_PYTHON) -m kernels.compat --markdown docs/compat.md
+
+# What CI compiles: the document's shapes on the Triton of two years ago, of today and between.
+compat-quick: $(CACHE)/.environment
+	ORCHESTRATE_CACHE=$(CACHE) $(KERNELS_PYTHON) -m kernels.compat --quick \
+		--triton 3.1.0,3.6.0,3.9.0 --target sm_89,sm_90
 
 install: $(VENV)/.run
 

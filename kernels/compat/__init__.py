@@ -1,0 +1,1 @@
+"""The compile matrix: Triton versions by GPU targets, without a GPU."""
