@@ -23,8 +23,10 @@ TRITON_PREFIX = contract.TRITON_PREFIX
 
 Level = Literal["kernel", "operator"]
 Basis = Literal["shipped", "strongest"]
+Side = Literal["tri", "shipped", "strongest"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 BASES: tuple[Basis, ...] = get_args(Basis)
+SIDES: tuple[Side, ...] = get_args(Side)
 
 # int() and float() also take "1_000", full-width digits and "infinity".
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
@@ -148,7 +150,7 @@ class BenchRow(NamedTuple):
         """File and line, for messages."""
         return f"{self.file}, line {self.line}"
 
-    def ms(self, level: Level, side: Literal["tri"] | Basis) -> float | None:
+    def ms(self, level: Level, side: Side) -> float | None:
         """Time of one side at one level, ms."""
         value: float | None = getattr(self, f"{level}_{side}_ms")
         return value

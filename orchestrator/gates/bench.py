@@ -1,54 +1,79 @@
 """A bench CSV: whole, one row per declared cell, kernel and reference both right.
 
-Slowness is not judged here; that is the decision's business. Physics, timing and machine gates
-will stand beside this one, each in its file.
+Slowness is not judged here; that is the decision's business. What is right and how it was timed is
+judged in `reference` and `timing`; physics and machine are gates of their own.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import cast
 
 from pydantic import JsonValue
 
+from kernels.bench.contract import CPU_INTERPRETER
 from orchestrator.evidence import EvidenceError
-from orchestrator.evidence.bench import TRITON_PREFIX, BenchRow, BenchTable, parse_bench
-from orchestrator.gates.findings import Finding, conclude, counted, listed, malformed
+from orchestrator.evidence.bench import BASES, LEVELS, SIDES, BenchRow, BenchTable, parse_bench
+from orchestrator.gates.findings import (
+    AGAIN,
+    Finding,
+    conclude,
+    counted,
+    invalid,
+    listed,
+    malformed,
+)
+from orchestrator.gates.reference import error_findings, kernel_findings, reference_findings
+from orchestrator.gates.timing import noise_bound, ratio_findings, timing_findings
 from orchestrator.models.playbook import BenchGate
 from orchestrator.models.verdict import GateResult, Reason, Verdict
 
-NEEDED = ("status", "device", "kernel", "ref_mae", "ref_probe")
-"""Columns beyond the source project's without which a table proves too little."""
+NEEDED = (
+    "contract", "status", "dist", "dtype", "device", "level", "basis", "kernel", "reference",
+    "max_err", "ref_mae", "ref_max_err", "ref_probe", "tri_probe", "tri_streams", "ref_streams",
+)  # fmt: skip
+"""Columns beyond the source project's without which a cell proves too little."""
+TIMED = (
+    "speedup_lo", "speedup_hi", "iters", "timer", "settled",
+    *(f"{level}_{side}_ms" for level in LEVELS for side in SIDES),
+    *(f"{level}_{basis}_{bound}" for level in LEVELS for basis in BASES for bound in ("lo", "hi")),
+)  # fmt: skip
+"""And these, where a device was timed."""
+DECLARED = ("N", "H", "D", "Dv", "nspans", "streams", "dist", "dtype")
 
 NO_TIMING = "none: cpu-interpreter"
-_ROUNDING = 0.01
-_PRINTED_MS = 0.0005
-"""The source project prints three decimals; our own files carry six significant digits."""
-
-_AGAIN = "Run the step again; if it stays, look at how the benchmark writes the row."
 
 
 def bench_gate(gate: BenchGate, data: bytes) -> GateResult:
     """Judge one CSV."""
-    name = f"bench {gate.file}"
     try:
         table = parse_bench(data, gate.file)
     except EvidenceError as error:
-        return malformed(name, error)
+        return malformed(f"bench {gate.file}", error)
+    return table_gate(gate, table)
+
+
+def table_gate(gate: BenchGate, table: BenchTable, gpus: Sequence[str] | None = None) -> GateResult:
+    """Judge a CSV that was read; `gpus` are those that the pod's facts list, if they do."""
     ran = [row for row in table.rows if row.ok]
+    timed = [row for row in ran if not row.interpreted]
     findings = [
         *_whole(table),
         *_cells(table.rows, gate),
-        *_columns(table),
+        *_declared(table.rows, gate),
+        *_columns(table, ran, timed),
         *_statuses(table.rows),
-        *_reference(table, ran, gate.max_mae),
-        *_kernel(table, ran),
-        *_errors(ran, gate.max_mae),
-        *_times(ran),
-        *_machine(table, table.rows),
+        *reference_findings(ran, gate.max_mae),
+        *kernel_findings(ran),
+        *error_findings(ran, gate.max_mae),
+        *ratio_findings(ran),
+        *timing_findings(timed),
+        *_machine(table, gpus),
     ]
     measured = _measured(table.rows, ran)
-    return conclude(name, findings, measured, _passed(ran, measured))
+    return conclude(f"bench {gate.file}", findings, measured, _passed(ran, measured))
 
 
 def _measured(rows: Sequence[BenchRow], ran: Sequence[BenchRow]) -> dict[str, JsonValue]:
@@ -60,6 +85,8 @@ def _measured(rows: Sequence[BenchRow], ran: Sequence[BenchRow]) -> dict[str, Js
         "kernels": list[JsonValue](sorted({row.kernel for row in ran if row.kernel})),
         "devices": list[JsonValue](sorted({row.device for row in rows if row.device})),
         "timing": NO_TIMING if any(row.interpreted for row in rows) else "measured",
+        "min_iters": min((row.iters for row in ran if row.iters is not None), default=None),
+        "noise_bound": list[JsonValue](noise_bound([row for row in ran if not row.interpreted])),
     }
 
 
@@ -70,6 +97,9 @@ def _passed(ran: Sequence[BenchRow], measured: dict[str, JsonValue]) -> str:
     )
     if measured["timing"] == NO_TIMING:
         message += " The times are the CPU interpreter's and count for nothing."
+    elif measured["noise_bound"]:
+        unsettled = cast(list[JsonValue], measured["noise_bound"])
+        message += f" Timing did not settle in {counted(len(unsettled), 'cell')}."
     return message
 
 
@@ -77,7 +107,7 @@ def _whole(table: BenchTable) -> list[Finding]:
     if table.complete:
         return []
     if table.ended:
-        return [_invalid(f"{table.file} does not hold together: {table.problem}.")]
+        return [invalid(f"{table.file} does not hold together: {table.problem}.")]
     return [
         Finding(
             Verdict.NOT_VERIFIED,
@@ -94,7 +124,7 @@ def _cells(rows: Sequence[BenchRow], gate: BenchGate) -> list[Finding]:
     wrong = [row for row in rows if row.mode != gate.mode]
     if wrong:
         findings.append(
-            _invalid(f"{wrong[0].where} is a {wrong[0].mode} row; the gate is for {gate.mode}.")
+            invalid(f"{wrong[0].where} is a {wrong[0].mode} row; the gate is for {gate.mode}.")
         )
     declared = set(gate.lengths)
     families: dict[str, Counter[int]] = {}
@@ -104,6 +134,14 @@ def _cells(rows: Sequence[BenchRow], gate: BenchGate) -> list[Finding]:
         missing = [f"L={length}" for length in gate.lengths if length not in lengths]
         extra = [f"L={length}" for length in sorted(lengths) if length not in declared]
         twice = [f"L={length}" for length in sorted(lengths) if lengths[length] > 1]
+        if len(lengths) == 1 and len(declared) == 1:
+            findings.append(
+                _unverified(
+                    f"{family}: one length shows nothing about the longer ones that a threshold "
+                    "admits.",
+                    "Declare and measure at least two lengths.",
+                )
+            )
         if missing:
             findings.append(
                 Finding(
@@ -116,30 +154,66 @@ def _cells(rows: Sequence[BenchRow], gate: BenchGate) -> list[Finding]:
             )
         if extra:
             findings.append(
-                _invalid(
+                invalid(
                     f"{family}: cells that the playbook does not declare: {listed(extra, 8)}.",
                     "Make the command's lengths and the gate's agree.",
                 )
             )
         if twice:
             findings.append(
-                _invalid(f"{family}: cells that were measured twice: {listed(twice, 8)}.")
+                invalid(f"{family}: cells that were measured twice: {listed(twice, 8)}.")
             )
     return findings
 
 
-def _columns(table: BenchTable) -> list[Finding]:
-    lacking = table.lacks(NEEDED)
-    if not lacking:
-        return []
-    return [
-        Finding(
-            Verdict.NOT_VERIFIED,
-            Reason.NO_EVIDENCE,
-            f"{table.file} has no column {listed(lacking, len(NEEDED))}, so that cannot be shown.",
-            "Measure with this project's benchmark, which records it.",
+def _declared(rows: Sequence[BenchRow], gate: BenchGate) -> list[Finding]:
+    """Every cell is of the declared shape, distribution and type."""
+    findings = []
+    for name in DECLARED:
+        wanted = getattr(gate, name)
+        # what a dense CSV has no column for, or an older file, is not contradicted
+        other = (
+            [] if wanted is None else [r for r in rows if getattr(r, name) not in (wanted, None)]
         )
-    ]
+        if other:
+            findings.append(
+                invalid(
+                    f"{other[0].where}: {name} is {getattr(other[0], name)}, the playbook declares "
+                    f"{wanted}.",
+                    "Make the command and the gate agree: what was measured is not what was meant.",
+                )
+            )
+    return findings
+
+
+def _columns(
+    table: BenchTable, ran: Sequence[BenchRow], timed: Sequence[BenchRow]
+) -> list[Finding]:
+    lacking = [*table.lacks(NEEDED), *(table.lacks(TIMED) if timed else ())]
+    findings = []
+    if lacking:
+        findings.append(
+            _unverified(
+                f"{table.file} has no column {listed(lacking, 8)}, so that cannot be shown.",
+                "Measure with this project's benchmark, which records it.",
+            )
+        )
+    for names, rows in ((NEEDED, ran), (TIMED, timed)):
+        values = attrgetter(*names)
+        for row in rows:
+            if None not in (said := values(row)):
+                continue
+            empty = [
+                name
+                for name, value in zip(names, said, strict=True)
+                if value is None and name not in lacking
+            ]
+            if empty:
+                findings.append(
+                    _unverified(f"{row.where} (L={row.L}) does not say {listed(empty, 8)}.", AGAIN)
+                )
+                break
+    return findings
 
 
 def _statuses(rows: Sequence[BenchRow]) -> list[Finding]:
@@ -158,152 +232,25 @@ def _statuses(rows: Sequence[BenchRow]) -> list[Finding]:
     ]
 
 
-def _reference(table: BenchTable, ran: Sequence[BenchRow], limit: float) -> list[Finding]:
-    def wrong(message: str) -> Finding:
-        return Finding(
-            Verdict.INVALID,
-            Reason.REFERENCE_WRONG,
-            message,
-            "Fix the reference first: every speedup against it is meaningless.",
-        )
-
+def _machine(table: BenchTable, gpus: Sequence[str] | None) -> list[Finding]:
+    devices = sorted({row.device for row in table.rows if row.device})
     findings = []
-    if "ref_probe" in table.columns:
-        blind = [row for row in ran if row.ref_probe != "ok"]
-        if blind:
-            findings.append(
-                wrong(
-                    f"The reference does not read all its keys at {_lengths(blind)}: changing one "
-                    "left its output as it was "
-                    f"(ref_probe: {(blind[0].ref_probe or 'empty')[:80]})."
-                )
-            )
-    if "ref_mae" in table.columns:
-        unknown = [row for row in ran if row.ref_mae is None]
-        if unknown:
-            findings.append(
-                Finding(
-                    Verdict.NOT_VERIFIED,
-                    Reason.NO_EVIDENCE,
-                    f"The reference was not checked against the oracle at {_lengths(unknown)}.",
-                    _AGAIN,
-                )
-            )
-        off = [row for row in ran if row.ref_mae is not None and not 0 <= row.ref_mae <= limit]
-        if off:
-            findings.append(
-                wrong(
-                    f"The reference differs from the fp64 oracle by more than {limit:g}: "
-                    + listed(f"MAE {row.ref_mae:.1e} at L={row.L}" for row in off)
-                    + "."
-                )
-            )
-    return findings
-
-
-def _kernel(table: BenchTable, ran: Sequence[BenchRow]) -> list[Finding]:
-    if "kernel" not in table.columns:
-        return []
-    fallbacks = [row for row in ran if not (row.kernel or "").startswith(TRITON_PREFIX)]
-    if not fallbacks:
-        return []
-    named = listed(f"L={row.L} ({(row.kernel or 'no name')[:40]})" for row in fallbacks)
-    return [
-        Finding(
-            Verdict.INVALID,
-            Reason.FALLBACK_RAN,
-            f"No Triton kernel is shown to have run at {named}: tri_ms timed something else.",
-            "Set NSA_USE_TRITON_SEL=1 and a threshold below the smallest length, and read why "
-            "dispatch fell back.",
-        )
-    ]
-
-
-def _errors(ran: Sequence[BenchRow], limit: float) -> list[Finding]:
-    findings = []
-    negative = [row for row in ran if row.mae is not None and row.mae < 0]
-    if negative:
-        findings.append(_invalid(f"{negative[0].where}: a mean absolute error below zero."))
-    large = [row for row in ran if row.mae is not None and row.mae > limit]
-    if large:
+    if len(devices) > 1:
         findings.append(
-            Finding(
-                Verdict.FAIL,
-                Reason.ERROR_TOO_LARGE,
-                f"The kernel's mean error is above {limit:g}: "
-                + listed(f"{row.mae:.1e} at L={row.L}" for row in large)
-                + ".",
-                "Check the kernel's softmax (fp32 log-sum-exp, scale) at the smallest such L.",
+            invalid(f"{table.file} mixes devices: {listed(devices)}; it was not one run.")
+        )
+    strange = [d for d in devices if gpus is not None and d not in gpus and d != CPU_INTERPRETER]
+    if strange:
+        there = listed(gpus or ()) or "no GPU"
+        findings.append(
+            invalid(
+                f"{table.file} was measured on {listed(strange)}; the pod's facts list {there}.",
+                "Measure on the pod itself: a CSV from elsewhere is judged by `orchestrate judge`.",
+                Reason.WRONG_GPU,
             )
         )
     return findings
 
 
-def _times(ran: Sequence[BenchRow]) -> list[Finding]:
-    findings = []
-    zero = _first(ran, lambda row: min(row.tri_ms or 0, row.ref_ms or 0) <= 0)
-    if zero:
-        findings.append(_invalid(f"{zero.where}: a time that is not above zero."))
-    if odd := _first(ran, _inconsistent):
-        findings.append(
-            _invalid(
-                f"{odd.where}: speedup {odd.speedup:g} is not ref_ms / tri_ms = {odd.ref_ms:g} / "
-                f"{odd.tri_ms:g}."
-            )
-        )
-    if outside := _first(ran, _outside):
-        findings.append(
-            _invalid(
-                f"{outside.where}: speedup {outside.speedup:g} lies outside its own interval "
-                f"[{outside.speedup_lo:g}, {outside.speedup_hi:g}]."
-            )
-        )
-    return findings
-
-
-def _inconsistent(row: BenchRow) -> bool:
-    if not (row.tri_ms and row.ref_ms and row.tri_ms > 0 and row.ref_ms > 0):
-        return False
-    slack = _ROUNDING
-    if row.contract is None:
-        slack += _PRINTED_MS / row.tri_ms + _PRINTED_MS / row.ref_ms
-    ratio = row.ref_ms / row.tri_ms
-    return abs((row.speedup or 0) - ratio) > slack * ratio
-
-
-def _outside(row: BenchRow) -> bool:
-    if row.speedup_lo is None or row.speedup_hi is None or row.speedup is None:
-        return False
-    slack = _ROUNDING * abs(row.speedup)
-    return not row.speedup_lo - slack <= row.speedup <= row.speedup_hi + slack
-
-
-def _machine(table: BenchTable, rows: Sequence[BenchRow]) -> list[Finding]:
-    if "device" not in table.columns:
-        return []
-    unnamed = _first(rows, lambda row: row.device is None)
-    if unnamed:
-        return [
-            Finding(
-                Verdict.NOT_VERIFIED,
-                Reason.NO_EVIDENCE,
-                f"{unnamed.where} does not name the device it was measured on.",
-                _AGAIN,
-            )
-        ]
-    devices = sorted({row.device for row in rows if row.device})
-    if len(devices) < 2:
-        return []
-    return [_invalid(f"{table.file} mixes devices: {listed(devices)}; it was not one run.")]
-
-
-def _invalid(message: str, next_step: str = _AGAIN) -> Finding:
-    return Finding(Verdict.INVALID, Reason.MALFORMED, message, next_step)
-
-
-def _first(rows: Sequence[BenchRow], wrong: Callable[[BenchRow], bool]) -> BenchRow | None:
-    return next((row for row in rows if wrong(row)), None)
-
-
-def _lengths(rows: Sequence[BenchRow]) -> str:
-    return listed((f"L={row.L}" for row in rows), 8)
+def _unverified(message: str, next_step: str) -> Finding:
+    return Finding(Verdict.NOT_VERIFIED, Reason.NO_EVIDENCE, message, next_step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from pydantic import JsonValue
 
@@ -21,6 +22,26 @@ class Finding:
     reason: Reason
     message: str
     next_step: str
+
+
+AGAIN = "Run the step again; if it stays, look at how the benchmark writes the row."
+
+
+def invalid(message: str, next_step: str = AGAIN, reason: Reason = Reason.MALFORMED) -> Finding:
+    """Evidence that cannot be true."""
+    return Finding(Verdict.INVALID, reason, message, next_step)
+
+
+class HasLength(Protocol):
+    """A cell."""
+
+    @property
+    def L(self) -> int: ...  # noqa: D102, N802 - the field's name for the selected length
+
+
+def lengths_of(rows: Iterable[HasLength]) -> str:
+    """`L=64, L=128 and 3 more`."""
+    return listed((f"L={length}" for length in dict.fromkeys(row.L for row in rows)), 8)
 
 
 def conclude(

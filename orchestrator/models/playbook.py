@@ -10,8 +10,16 @@ import re
 from enum import Enum
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
 
+from kernels.bench.contract import DEFAULT_MARGIN, MAX_MAE
 from orchestrator.models.verdict import Record
 
 Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,47}$")]
@@ -126,21 +134,45 @@ class ParityGate(Record):
 
     gate: Literal["parity"]
     file: str
-    max_mae: float = Field(default=1e-3, gt=0, description="mean absolute error against the oracle")
+    max_mae: float = Field(
+        default=MAX_MAE, gt=0, le=MAX_MAE, description="mean absolute error against the oracle"
+    )
     paths: list[str] = Field(
         default_factory=list,
         description="kernel paths of which each must have run at least once (prefix match)",
     )
 
 
+def _distinct(lengths: list[int]) -> list[int]:
+    twice = sorted({length for length in lengths if lengths.count(length) > 1})
+    if twice:
+        raise ValueError(f"names {', '.join(f'L={length}' for length in twice)} twice")
+    return lengths
+
+
 class BenchGate(Record):
-    """A bench CSV: complete, one row per declared cell, kernel and reference both correct."""
+    """A bench CSV: complete, one row per declared cell, both sides right, timed alike.
+
+    What is declared of the cells (N, H and so on) is what every row must say.
+    """
 
     gate: Literal["bench"]
     file: str
     mode: Literal["dense", "varlen"]
-    lengths: Lengths = Field(description="L of every cell that must be there, and no other")
-    max_mae: float = Field(default=1e-3, gt=0)
+    lengths: Annotated[Lengths, AfterValidator(_distinct)] = Field(
+        description="L of every cell that must be there, and no other"
+    )
+    N: int | None = Field(default=None, ge=1, description="rows of every cell")
+    H: int | None = Field(default=None, ge=1, description="query heads of a row")
+    D: int | None = Field(default=None, ge=1, description="head dimension of queries and keys")
+    Dv: int | None = Field(default=None, ge=1, description="head dimension of values")
+    nspans: int | None = Field(default=None, ge=1, description="spans a row")
+    streams: int | None = Field(default=None, ge=1, description="streams, of both sides")
+    dist: Literal["few", "many", "mixed"] | None = None
+    dtype: Literal["fp16", "bf16", "fp32"] | None = None
+    max_mae: float = Field(
+        default=MAX_MAE, gt=0, le=MAX_MAE, description="largest mean error against the oracle"
+    )
 
 
 class DiagnosticsGate(Record):
@@ -276,7 +308,17 @@ class DecideStep(StepBase):
     action: Literal["decide"]
     dense: str = Field(description="step that produced the dense CSV, as `step/file`")
     varlen: str
-    margin: float = Field(default=1.2, gt=0)
+    margin: float = Field(
+        default=DEFAULT_MARGIN, ge=1, description="speedup that the lower bound must reach"
+    )
+    level: Literal["kernel", "operator"] = Field(
+        default="operator",
+        description="operator: both sides from Q, K, V and ranges on, as in production; "
+        "kernel: both sides get packed K and V",
+    )
+    reference: Literal["shipped", "strongest"] = Field(
+        default="strongest", description="what Triton must beat"
+    )
 
 
 class LandStep(StepBase):

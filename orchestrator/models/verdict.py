@@ -61,6 +61,8 @@ class Reason(str, Enum):
     MACHINE_DISTURBED = "machine-disturbed"
     SECRET_EXPOSED = "secret-exposed"  # noqa: S105 - a reason, not a secret
     FALLBACK_RAN = "fallback-ran"
+    WEAK_FALLBACK = "weak-fallback"
+    ONE_SIDED = "one-sided"
     JOB_FAILED = "job-failed"
     JOB_LOST = "job-lost"
     NOT_RUN = "not-run"

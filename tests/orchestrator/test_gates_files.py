@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from evidence_samples import PARITY, RTX_4090, case, csv_of, failure, interpreted, junit, row, skip
+from evidence_samples import PARITY, RTX_4090, case, failure, junit, skip
 
 from orchestrator.gates import judge_gate
 from orchestrator.models.playbook import BenchGate, ParityGate, TestsGate
@@ -157,100 +157,3 @@ def test_the_worst_finding_decides_and_the_others_are_named():
         PARITY_GATE, data, INVALID, Reason.FALLBACK_RAN, "fallback (sdpa)", "Also:", "silent"
     )
     assert len(result.measured["also"]) == 2
-
-
-# --- bench ----------------------------------------------------------------------------------------
-
-GOOD = row("dense", 64), row("dense", 128)
-
-
-def bench(**changes: object) -> bytes:
-    return csv_of("dense", GOOD[0], row("dense", 128, **changes))
-
-
-def test_bench_passes():
-    result = judged(BENCH, csv_of("dense", *GOOD))
-    assert result.verdict is Verdict.PASS
-    assert result.measured["max_mae"] == pytest.approx(2e-4, rel=0.01)
-    assert result.measured["timing"] == "measured"
-    assert result.measured["kernels"] == ["triton.dense"]
-
-
-def test_bench_of_the_interpreter_passes_without_timing():
-    result = judged(BENCH, csv_of("dense", interpreted("dense", 64), interpreted("dense", 128)))
-    assert result.verdict is Verdict.PASS
-    assert result.measured["timing"] == "none: cpu-interpreter"
-    assert "count for nothing" in result.message
-
-
-@pytest.mark.parametrize(
-    ("changes", "verdict", "reason", "word"),
-    [
-        ({"status": "error: MLIR"}, FAIL, Reason.JOB_FAILED, "L=128 (error: MLIR)"),
-        ({"mae": 0.15}, FAIL, Reason.ERROR_TOO_LARGE, "1.5e-01 at L=128"),
-        ({"mae": -0.1}, INVALID, Reason.MALFORMED, "line 3: a mean absolute error below zero"),
-        ({"mae": "nan"}, INVALID, Reason.MALFORMED, "line 3, column mae"),
-        ({"ref_probe": "last key ignored"}, INVALID, Reason.REFERENCE_WRONG, "last key ignored"),
-        ({"ref_probe": ""}, INVALID, Reason.REFERENCE_WRONG, "L=128"),
-        ({"ref_mae": 0.8}, INVALID, Reason.REFERENCE_WRONG, "MAE 8.0e-01 at L=128"),
-        ({"ref_mae": -1}, INVALID, Reason.REFERENCE_WRONG, "L=128"),
-        ({"ref_mae": ""}, NOT_VERIFIED, Reason.NO_EVIDENCE, "not checked against the oracle"),
-        ({"kernel": "sdpa_packed"}, INVALID, Reason.FALLBACK_RAN, "L=128 (sdpa_packed)"),
-        ({"kernel": ""}, INVALID, Reason.FALLBACK_RAN, "L=128 (no name)"),
-        ({"tri_ms": 0}, INVALID, Reason.MALFORMED, "line 3: a time that is not above zero"),
-        ({"ref_ms": -1}, INVALID, Reason.MALFORMED, "line 3: a time that is not above zero"),
-        ({"tri_ms": "inf"}, INVALID, Reason.MALFORMED, "column tri_ms"),
-        ({"speedup": 25}, INVALID, Reason.MALFORMED, "speedup 25 is not ref_ms / tri_ms"),
-        ({"speedup": 1.52}, INVALID, Reason.MALFORMED, "speedup 1.52 is not"),
-        ({"speedup_lo": 1.6, "speedup_hi": 1.7}, INVALID, Reason.MALFORMED, "its own interval"),
-        ({"device": ""}, NOT_VERIFIED, Reason.NO_EVIDENCE, "does not name the device"),
-        ({"device": "NVIDIA L4"}, INVALID, Reason.MALFORMED, "mixes devices"),
-        ({"L": 256}, INVALID, Reason.MALFORMED, "not declare: L=256"),
-        ({"L": 64}, INVALID, Reason.MALFORMED, "measured twice: L=64"),
-        ({"N": 4}, NOT_VERIFIED, Reason.INCOMPLETE, "missing: L=128"),
-    ],
-)
-def test_bench_does_not_pass(changes, verdict, reason, word):
-    refused(BENCH, bench(**changes), verdict, reason, word)
-
-
-@pytest.mark.parametrize(
-    ("data", "verdict", "reason", "word"),
-    [
-        (csv_of("dense", GOOD[0]), NOT_VERIFIED, Reason.INCOMPLETE, "missing: L=128"),
-        (csv_of("dense"), NOT_VERIFIED, Reason.INCOMPLETE, "missing: L=64, L=128"),
-        (csv_of("dense", *GOOD)[:-7], NOT_VERIFIED, Reason.INCOMPLETE, "no end mark"),
-        (csv_of("dense", *GOOD, GOOD[0]), INVALID, Reason.MALFORMED, "measured twice: L=64"),
-        (csv_of("dense", *GOOD) * 2, INVALID, Reason.MALFORMED, "appended"),
-        (
-            csv_of("dense", *GOOD).replace(b"#end,2", b"#end,9"),
-            INVALID,
-            Reason.MALFORMED,
-            "the end mark counts 9",
-        ),
-        (csv_of("varlen", row("varlen", 64)), INVALID, Reason.MALFORMED, "is a varlen row"),
-    ],
-)
-def test_a_file_that_is_not_the_declared_one(data, verdict, reason, word):
-    refused(BENCH, data, verdict, reason, word)
-
-
-def test_the_source_projects_row_is_never_a_pass():
-    data = (
-        b"mode,N,H,D,Dv,L,streams,tri_ms,ref_ms,speedup,mae\n"
-        b"dense,1024,4,64,64,64,1,0.381,0.018,0.047,0.0001\n"
-        b"dense,1024,4,64,64,128,1,0.381,0.018,0.047,0.0001\n"
-    )
-    result = judged(BENCH, data)
-    assert result.verdict is NOT_VERIFIED
-    assert any("no column status, device, kernel" in text for text in result.measured["also"])
-
-
-def test_two_levels_in_one_file_are_two_families():
-    rows = [
-        row("dense", length, level=level)
-        for level in ("kernel", "operator")
-        for length in (64, 128)
-    ]
-    assert judged(BENCH, csv_of("dense", *rows)).verdict is Verdict.PASS
-    refused(BENCH, csv_of("dense", *rows[:3]), NOT_VERIFIED, Reason.INCOMPLETE, "operator", "L=128")

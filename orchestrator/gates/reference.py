@@ -1,0 +1,174 @@
+"""Is what ran right, on both sides: the reference, the kernel, and their errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from orchestrator.evidence.bench import TRITON_PREFIX, BenchRow
+from orchestrator.gates.findings import Finding, counted, invalid, lengths_of, listed
+from orchestrator.models.verdict import Reason, Verdict
+
+ROUNDING = {"fp16": 8 * 2.0**-10, "bf16": 8 * 2.0**-7, "fp32": 8 * 2.0**-20}
+"""What a kernel may miss beyond twice the reference's largest error: some roundings of an output
+of the order of 1. The benchmark, which has the tensors, holds it to less. (fp32 products may run
+on TF32 units; their outputs are averages, of which that is what is left.)"""
+_OPERATOR_PATHS = ("ranges", "dense", "varlen")
+_SLACK = 1.0001
+"""Errors are written with six digits; a mean of equal errors is their largest."""
+
+
+def reference_findings(rows: Sequence[BenchRow], limit: float) -> Iterator[Finding]:
+    """What is wrong with the reference: a speedup against it means nothing, then.
+
+    `rows` are those that ran; `limit` is the largest mean error against the oracle. What a row
+    does not say is not judged here.
+    """
+    blind = [row for row in rows if row.ref_probe not in (None, "ok")]
+    if blind:
+        yield _wrong(
+            f"The reference does not read all its keys at {lengths_of(blind)}: changing one left "
+            f"its output as it was (ref_probe: {(blind[0].ref_probe or '')[:80]})."
+        )
+    off = [row for row in rows if row.ref_mae is not None and not 0 <= row.ref_mae <= limit]
+    if off:
+        named = listed(f"MAE {row.ref_mae:.1e} at L={row.L}" for row in off)
+        yield _wrong(f"The reference differs from the fp64 oracle by more than {limit:g}: {named}.")
+    ours = [row for row in rows if any(_is_ours(name) for name in _references(row))]
+    if ours:
+        yield invalid(
+            f"{ours[0].where}: the reference is called "
+            f"{next(name for name in _references(ours[0]) if _is_ours(name))}: the two sides are "
+            "swapped, or Triton is timed against itself.",
+            "Time Triton as tri_ms and PyTorch as ref_ms.",
+            Reason.REFERENCE_WRONG,
+        )
+
+
+def _references(row: BenchRow) -> tuple[str, ...]:
+    names = (
+        row.reference,
+        row.kernel_shipped,
+        row.kernel_strongest,
+        row.operator_shipped,
+        row.operator_strongest,
+    )
+    return tuple(name for name in names if name)
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith("triton")
+
+
+def kernel_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
+    """Whether a Triton kernel ran wherever one was timed, and read all its keys."""
+    fallbacks = [(row, name) for row in rows if (name := _not_triton(row)) is not None]
+    if fallbacks:
+        named = listed(f"L={row.L} ({name[:40] or 'no name'})" for row, name in fallbacks)
+        yield Finding(
+            Verdict.INVALID,
+            Reason.FALLBACK_RAN,
+            f"No Triton kernel of the mode is shown to have run at {named}: Triton's time is "
+            "that of something else.",
+            "Set NSA_USE_TRITON_SEL=1 and a threshold below the smallest length, and read why "
+            "dispatch fell back.",
+        )
+    blind = [row for row in rows if row.tri_probe not in (None, "ok")]
+    if blind:
+        yield Finding(
+            Verdict.FAIL,
+            Reason.ERROR_TOO_LARGE,
+            f"The kernel does not read all its keys at {lengths_of(blind)} (tri_probe: "
+            f"{(blind[0].tri_probe or '')[:80]}).",
+            "Check the kernel's loop bounds and masks at the smallest such L.",
+        )
+
+
+def _not_triton(row: BenchRow) -> str | None:
+    """A name that should be a kernel's of this row's mode and level, and is not."""
+    launched = [(row.level, row.kernel or "" if row.kernel is not None or row.contract else None)]
+    launched += [("kernel", row.kernel_launched), ("operator", row.operator_launched)]
+    for level, name in launched:
+        if name is None:
+            continue
+        wanted = (row.mode,) if level == "kernel" else _OPERATOR_PATHS
+        parts = name.removeprefix(TRITON_PREFIX).split("+")
+        if not name.startswith(TRITON_PREFIX) or not all(p.startswith(wanted) for p in parts):
+            return name
+    return None
+
+
+def error_findings(rows: Sequence[BenchRow], limit: float) -> Iterator[Finding]:
+    """Whether the errors against the oracle can be true, and are small enough."""
+    for side, mean, largest in (
+        ("kernel", "mae", "max_err"),
+        ("reference", "ref_mae", "ref_max_err"),
+    ):
+        yield from _possible(rows, side, mean, largest)
+    large = [row for row in rows if row.mae is not None and row.mae > limit]
+    if large:
+        named = listed(f"{row.mae:.1e} at L={row.L}" for row in large)
+        yield Finding(
+            Verdict.FAIL,
+            Reason.ERROR_TOO_LARGE,
+            f"The kernel's mean error is above {limit:g}: {named}.",
+            "Check the kernel's softmax (fp32 log-sum-exp, scale) at the smallest such L.",
+        )
+    far = [row for row in rows if _beyond_budget(row)]
+    if far:
+        named = listed(
+            f"{row.max_err:.1e} against {row.ref_max_err:.1e} at L={row.L}" for row in far
+        )
+        yield Finding(
+            Verdict.FAIL,
+            Reason.ERROR_TOO_LARGE,
+            "The kernel's largest error is more than twice the reference's in the same precision: "
+            f"{named}.",
+            "Look for one key too many or too few: tile borders first (63, 64, 65, 127, 129).",
+        )
+
+
+def _possible(rows: Sequence[BenchRow], side: str, mean: str, largest: str) -> Iterator[Finding]:
+    errors = [
+        (row, error, getattr(row, largest))
+        for row in rows
+        if (error := getattr(row, mean)) is not None
+    ]
+    for row, error, top in errors:
+        if error < 0:
+            yield invalid(f"{row.where}: a mean absolute error below zero.")
+            return
+        if top is not None and error > top * _SLACK:
+            yield invalid(
+                f"{row.where}: the {side}'s mean error {error:g} is above its largest, {top:g}.",
+                "Look at how the benchmark computes the errors.",
+            )
+            return
+    values = {error for _, error, _ in errors}
+    if values == {0.0}:
+        yield invalid(
+            f"The {side}'s errors against the fp64 oracle are all exactly zero in "
+            f"{counted(len(errors), 'cell')}: it was compared with itself, or with nothing.",
+            "Compare with an oracle that is computed on its own, in fp64.",
+        )
+    elif len(values) == 1 and len(errors) > 1 and all(row.contract for row, _, _ in errors):
+        # six digits do not agree by chance; other files may have rounded theirs
+        yield invalid(
+            f"The {side}'s errors are the same number, {next(iter(values)):g}, in all "
+            f"{len(errors)} cells: a constant, not a measurement.",
+            "Compare each cell's own output with the oracle.",
+        )
+
+
+def _beyond_budget(row: BenchRow) -> bool:
+    if row.max_err is None or row.ref_max_err is None or row.dtype not in ROUNDING:
+        return False
+    return row.max_err > 2 * row.ref_max_err + ROUNDING[row.dtype]
+
+
+def _wrong(message: str) -> Finding:
+    return Finding(
+        Verdict.INVALID,
+        Reason.REFERENCE_WRONG,
+        message,
+        "Fix the reference first: every speedup against it is meaningless.",
+    )

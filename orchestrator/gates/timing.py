@@ -1,0 +1,220 @@
+"""Were both sides timed alike, often enough, and with a cold cache?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
+
+from orchestrator.evidence.bench import BASES, LEVELS, SIDES, BenchRow, Side
+from orchestrator.gates.findings import AGAIN, Finding, invalid, lengths_of, listed
+from orchestrator.models.verdict import Reason, Verdict
+
+MIN_ITERS = 10
+"""The bootstrap of fewer pairs is far narrower than the 95 % that it claims (the benchmark
+refuses fewer too)."""
+WEAK_FALLBACK = 1.1
+"""A shipped reference slower than the strongest by more than this is to be fixed first."""
+NOISE = 0.02
+"""How far the A/A control may lie from 1, and operator times below kernel times: what medians of
+the same work differ by on a quiet card."""
+_ROUNDING = 0.01
+_PRINTED_MS = 0.0005
+"""The source project prints three decimals; our own files carry six significant digits."""
+_SETTLED = "yes"
+_times = attrgetter(
+    "tri_ms", "ref_ms", *(f"{level}_{side}_ms" for level in LEVELS for side in SIDES)
+)
+_BOUNDS = {
+    f"speedup at {level} level over the {basis} reference": attrgetter(
+        f"{level}_{basis}_lo", f"{level}_{basis}_hi", f"{level}_tri_ms", f"{level}_{basis}_ms"
+    )
+    for level in LEVELS
+    for basis in BASES
+}
+
+
+def ratio_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
+    """Whether times, speedups and intervals agree. Holds for the interpreter's too."""
+    zero = _first(rows, lambda row: any(ms is not None and ms <= 0 for ms in _times(row)))
+    if zero:
+        yield invalid(f"{zero.where}: a time that is not above zero.")
+        return
+    if odd := _first(rows, _inconsistent):
+        swapped = odd.speedup and abs(odd.speedup * (odd.ref_ms or 0) / (odd.tri_ms or 1) - 1)
+        tail = (
+            "; it is tri_ms / ref_ms: the sides are swapped"
+            if swapped is not None and swapped < _ROUNDING
+            else ""
+        )
+        yield invalid(
+            f"{odd.where}: speedup {odd.speedup:g} is not ref_ms / tri_ms = {odd.ref_ms:g} / "
+            f"{odd.tri_ms:g}{tail}."
+        )
+    for row in rows:
+        if outside := _outside(row):
+            yield invalid(f"{row.where}: {outside}.")
+            break
+
+
+def timing_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
+    """How the times were taken. `rows` are those that ran on a device."""
+    few = [row for row in rows if row.iters is not None and row.iters < MIN_ITERS]
+    if few:
+        yield _unverified(
+            f"Only {min(row.iters or 0 for row in few)} timed iterations at {lengths_of(few)}: an "
+            f"interval needs at least {MIN_ITERS}.",
+            f"Run with --iters {MIN_ITERS} or more.",
+        )
+    yield from _sides(rows)
+    yield from _control(rows)
+    yield from _cold(rows)
+    weak = [(row, slower) for row in rows if (slower := _weakness(row)) > WEAK_FALLBACK]
+    if weak:
+        row, slower = max(weak, key=lambda pair: pair[1])
+        yield Finding(
+            Verdict.FAIL,
+            Reason.WEAK_FALLBACK,
+            f"The shipped reference ({row.operator_shipped or 'unnamed'}) takes {slower:.2f} times "
+            f"as long as the strongest ({row.operator_strongest or 'unnamed'}) at L={row.L}, "
+            f"and more than {WEAK_FALLBACK} times in {len(weak)} of {len(rows)} cells.",
+            "Fix the fallback first: ship the strongest reference, then measure again.",
+        )
+
+
+def noise_bound(rows: Sequence[BenchRow]) -> list[str]:
+    """Cells whose timing did not settle, each with its reason."""
+    return [
+        f"{row.family}, L={row.L}: {row.settled}"
+        for row in rows
+        if row.settled is not None and row.settled != _SETTLED
+    ]
+
+
+def _inconsistent(row: BenchRow) -> bool:
+    if not (row.tri_ms and row.ref_ms):
+        return False
+    slack = _ROUNDING
+    if row.contract is None:
+        slack += _PRINTED_MS / row.tri_ms + _PRINTED_MS / row.ref_ms
+    ratio = row.ref_ms / row.tri_ms
+    return abs((row.speedup or 0) - ratio) > slack * ratio
+
+
+def _outside(row: BenchRow) -> str | None:
+    """A speedup that lies outside its own interval: of the row's own, and of all four."""
+    own = (row.speedup_lo, row.speedup_hi, None if row.speedup is None else 1, row.speedup)
+    for name, (low, high, ours, theirs) in (
+        ("speedup", own),
+        *((name, bounds(row)) for name, bounds in _BOUNDS.items()),
+    ):
+        if None in (low, high, ours, theirs):
+            continue
+        value = theirs / ours
+        if not low <= high or not low - _ROUNDING * value <= value <= high + _ROUNDING * value:
+            return f"{name} {value:g} lies outside its own interval [{low:g}, {high:g}]"
+    return None
+
+
+def _sides(rows: Sequence[BenchRow]) -> Iterator[Finding]:
+    one_sided = [
+        row
+        for row in rows
+        if row.tri_streams is not None
+        and row.ref_streams is not None
+        and {row.tri_streams, row.ref_streams} != {row.streams}
+    ]
+    if one_sided:
+        row = one_sided[0]
+        yield invalid(
+            f"{row.where}: Triton used {row.tri_streams} streams and the reference "
+            f"{row.ref_streams}, where the cell has {row.streams}.",
+            "Give both sides the same streams.",
+            Reason.ONE_SIDED,
+        )
+    for side in SIDES:
+        cheap = [row for row in rows if _packs_for_free(row, side)]
+        if cheap:
+            row = cheap[0]
+            who = "Triton" if side == "tri" else f"The {side} reference"
+            yield _unverified(
+                f"{who} is faster at operator level than at kernel level in {len(cheap)} of "
+                f"{len(rows)} cells ({row.ms('operator', side):g} ms against "
+                f"{row.ms('kernel', side):g} ms at L={row.L}): its packing is not counted.",
+                "Check that operator level times all of it, from Q, K, V and ranges on.",
+                Reason.ONE_SIDED,
+            )
+
+
+def _packs_for_free(row: BenchRow, side: Side) -> bool:
+    """Whether doing more took less time. Triton's operator path may well read keys in place."""
+    whole, part = row.ms("operator", side), row.ms("kernel", side)
+    if whole is None or part is None:
+        return False
+    if side == "tri" and "ranges" in (row.operator_launched or row.kernel or ""):
+        return False
+    spread = max(row.ref_cv or 0, row.tri_cv or 0, NOISE)
+    return whole < part * (1 - 3 * spread)
+
+
+def _control(rows: Sequence[BenchRow]) -> Iterator[Finding]:
+    without = [row for row in rows if row.aa_lo is None or row.aa_hi is None]
+    if without:
+        yield _unverified(
+            f"There is no A/A control (aa_lo, aa_hi) at {lengths_of(without)}: that equal work is "
+            "timed as equal is not shown.",
+            "Measure with this project's benchmark, which times the reference against itself.",
+        )
+    off = [
+        row
+        for row in rows
+        if row.aa_lo is not None
+        and row.aa_hi is not None
+        and not row.aa_lo - NOISE <= 1 <= row.aa_hi + NOISE
+    ]
+    if off:
+        named = listed(f"[{row.aa_lo:.3f}, {row.aa_hi:.3f}] at L={row.L}" for row in off)
+        yield invalid(
+            f"The reference timed against itself does not come out equal: {named}.",
+            "The order of the sides or the clock favours one of them: look for a drift, or load.",
+            Reason.MACHINE_DISTURBED,
+        )
+
+
+def _cold(rows: Sequence[BenchRow]) -> Iterator[Finding]:
+    unknown = [row for row in rows if row.flush_mib is None or not row.l2_mib]
+    if unknown:
+        yield _unverified(
+            f"Whether the L2 cache was cold (flush_mib, l2_mib) is not said at "
+            f"{lengths_of(unknown)}.",
+            AGAIN,
+        )
+    warm = [
+        row
+        for row in rows
+        if row.flush_mib is not None
+        and row.l2_mib
+        and row.flush_mib < 2 * row.l2_mib
+        and row.bytes is not None
+        and 2 * row.bytes <= row.l2_mib * 2**20
+    ]
+    if warm:
+        row = warm[0]
+        yield _unverified(
+            f"{row.flush_mib:g} MiB were overwritten between iterations, less than twice the L2 of "
+            f"{row.l2_mib:g} MiB, and the cells at {lengths_of(warm)} fit twice in it: their times "
+            "may be the cache's.",
+            "Flush at least twice the size of the L2, or measure larger cells.",
+        )
+
+
+def _weakness(row: BenchRow) -> float:
+    shipped, strongest = row.operator_shipped_ms, row.operator_strongest_ms
+    return shipped / strongest if shipped and strongest else 0.0
+
+
+def _first(rows: Sequence[BenchRow], wrong: Callable[[BenchRow], bool]) -> BenchRow | None:
+    return next((row for row in rows if wrong(row)), None)
+
+
+def _unverified(message: str, next_step: str, reason: Reason = Reason.NO_EVIDENCE) -> Finding:
+    return Finding(Verdict.NOT_VERIFIED, reason, message, next_step)

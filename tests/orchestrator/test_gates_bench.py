@@ -1,0 +1,249 @@
+"""The bench gate: passing once, and failing in each way it can."""
+
+from __future__ import annotations
+
+import pytest
+from evidence_samples import RTX_4090, csv_of, interpreted, row
+from pydantic import ValidationError
+
+from orchestrator.evidence.bench import parse_bench
+from orchestrator.gates.bench import bench_gate, table_gate
+from orchestrator.models.playbook import BenchGate, ParityGate
+from orchestrator.models.verdict import GateResult, Reason, Verdict
+
+FAIL, INVALID, NOT_VERIFIED = Verdict.FAIL, Verdict.INVALID, Verdict.NOT_VERIFIED
+BENCH = BenchGate(gate="bench", file="sel_dense.csv", mode="dense", lengths=[64, 128])
+
+
+def judged(gate: BenchGate, data: bytes) -> GateResult:
+    result = bench_gate(gate, data)
+    assert result.gate == f"bench {gate.file}"
+    assert result.message.endswith(".")
+    assert (result.next_step is None) == (result.verdict is Verdict.PASS)
+    assert GateResult.model_validate_json(result.model_dump_json()) == result
+    return result
+
+
+def refused(gate, data, verdict, reason, *words) -> GateResult:
+    result = judged(gate, data)
+    assert (result.verdict, result.reason) == (verdict, reason), result.message
+    for word in words:
+        assert word in result.message
+    return result
+
+
+GOOD = row("dense", 64), row("dense", 128)
+
+
+def bench(**changes: object) -> bytes:
+    return csv_of("dense", GOOD[0], row("dense", 128, **changes))
+
+
+def test_bench_passes():
+    result = judged(BENCH, csv_of("dense", *GOOD))
+    assert result.verdict is Verdict.PASS
+    assert result.measured["max_mae"] == pytest.approx(2e-4, rel=0.01)
+    assert result.measured["timing"] == "measured"
+    assert result.measured["kernels"] == ["triton.dense"]
+
+
+def test_bench_of_the_interpreter_passes_without_timing():
+    result = judged(BENCH, csv_of("dense", interpreted("dense", 64), interpreted("dense", 128)))
+    assert result.verdict is Verdict.PASS
+    assert result.measured["timing"] == "none: cpu-interpreter"
+    assert "count for nothing" in result.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "reason", "word"),
+    [
+        ({"status": "error: MLIR"}, FAIL, Reason.JOB_FAILED, "L=128 (error: MLIR)"),
+        ({"mae": 0.15, "max_err": 1.0}, FAIL, Reason.ERROR_TOO_LARGE, "1.5e-01 at L=128"),
+        ({"mae": -0.1}, INVALID, Reason.MALFORMED, "line 3: a mean absolute error below zero"),
+        ({"mae": 1e-2, "max_err": 1e-3}, INVALID, Reason.MALFORMED, "mean error 0.01 is above its"),
+        ({"max_err": 0.5}, FAIL, Reason.ERROR_TOO_LARGE, "5.0e-01 against 1.5e-03 at L=128"),
+        ({"tri_probe": "ignored: last key"}, FAIL, Reason.ERROR_TOO_LARGE, "ignored: last key"),
+        ({"mae": "nan"}, INVALID, Reason.MALFORMED, "line 3, column mae"),
+        ({"ref_probe": "last key ignored"}, INVALID, Reason.REFERENCE_WRONG, "last key ignored"),
+        ({"ref_probe": ""}, NOT_VERIFIED, Reason.NO_EVIDENCE, "(L=128) does not say ref_probe"),
+        # the source project's: attention over the first key, over the first 64 keys
+        ({"ref_mae": 0.8, "ref_max_err": 4}, INVALID, Reason.REFERENCE_WRONG, "MAE 8.0e-01"),
+        ({"ref_mae": 0.11, "ref_max_err": 1}, INVALID, Reason.REFERENCE_WRONG, "MAE 1.1e-01 at L="),
+        ({"reference": "triton.dense"}, INVALID, Reason.REFERENCE_WRONG, "is called triton.dense"),
+        ({"ref_mae": -1}, INVALID, Reason.REFERENCE_WRONG, "L=128"),
+        ({"ref_mae": ""}, NOT_VERIFIED, Reason.NO_EVIDENCE, "does not say ref_mae"),
+        ({"operator_launched": "sdpa"}, INVALID, Reason.FALLBACK_RAN, "L=128 (sdpa)"),
+        (
+            {"kernel_launched": "triton.varlen.group"},
+            INVALID,
+            Reason.FALLBACK_RAN,
+            "L=128 (triton.varlen.group)",
+        ),
+        ({"kernel": "sdpa_packed"}, INVALID, Reason.FALLBACK_RAN, "L=128 (sdpa_packed)"),
+        ({"kernel": ""}, INVALID, Reason.FALLBACK_RAN, "L=128 (no name)"),
+        ({"tri_ms": 0}, INVALID, Reason.MALFORMED, "line 3: a time that is not above zero"),
+        ({"ref_ms": -1}, INVALID, Reason.MALFORMED, "line 3: a time that is not above zero"),
+        ({"tri_ms": "inf"}, INVALID, Reason.MALFORMED, "column tri_ms"),
+        ({"speedup": 25}, INVALID, Reason.MALFORMED, "speedup 25 is not ref_ms / tri_ms"),
+        ({"speedup": 1.52}, INVALID, Reason.MALFORMED, "speedup 1.52 is not"),
+        ({"speedup_lo": 1.6, "speedup_hi": 1.7}, INVALID, Reason.MALFORMED, "its own interval"),
+        ({"device": ""}, NOT_VERIFIED, Reason.NO_EVIDENCE, "does not say device"),
+        ({"device": "NVIDIA L4"}, INVALID, Reason.MALFORMED, "mixes devices"),
+        ({"L": 256}, INVALID, Reason.MALFORMED, "not declare: L=256"),
+        ({"L": 64}, INVALID, Reason.MALFORMED, "measured twice: L=64"),
+        ({"N": 4}, NOT_VERIFIED, Reason.INCOMPLETE, "missing: L=128"),
+        (
+            {"operator_strongest_lo": 1.9},
+            INVALID,
+            Reason.MALFORMED,
+            "at operator level over the st",
+        ),
+        ({"kernel_shipped_hi": 1.2}, INVALID, Reason.MALFORMED, "at kernel level over the shipped"),
+        ({"kernel_tri_ms": 0}, INVALID, Reason.MALFORMED, "a time that is not above zero"),
+        ({"speedup": 2 / 3}, INVALID, Reason.MALFORMED, "the sides are swapped"),
+        ({"iters": 9}, NOT_VERIFIED, Reason.NO_EVIDENCE, "Only 9 timed iterations at L=128"),
+        ({"tri_streams": 2}, INVALID, Reason.ONE_SIDED, "Triton used 2 streams and the ref"),
+        ({"ref_streams": 2, "tri_streams": 2}, INVALID, Reason.ONE_SIDED, "where the cell has 1"),
+        (
+            {"aa_lo": 1.1, "aa_hi": 1.2},
+            INVALID,
+            Reason.MACHINE_DISTURBED,
+            "[1.100, 1.200] at L=128",
+        ),
+        ({"aa_lo": ""}, NOT_VERIFIED, Reason.NO_EVIDENCE, "no A/A control (aa_lo, aa_hi) at L=128"),
+        ({"l2_mib": 0}, NOT_VERIFIED, Reason.NO_EVIDENCE, "Whether the L2 cache was cold"),
+        ({"flush_mib": 72, "bytes": 2**20}, NOT_VERIFIED, Reason.NO_EVIDENCE, "may be the cache's"),
+        ({"operator_tri_ms": ""}, NOT_VERIFIED, Reason.NO_EVIDENCE, "does not say operator_tri_ms"),
+    ],
+)
+def test_bench_does_not_pass(changes, verdict, reason, word):
+    refused(BENCH, bench(**changes), verdict, reason, word)
+
+
+@pytest.mark.parametrize(
+    ("data", "verdict", "reason", "word"),
+    [
+        (csv_of("dense", GOOD[0]), NOT_VERIFIED, Reason.INCOMPLETE, "missing: L=128"),
+        (csv_of("dense"), NOT_VERIFIED, Reason.INCOMPLETE, "missing: L=64, L=128"),
+        (csv_of("dense", *GOOD)[:-7], NOT_VERIFIED, Reason.INCOMPLETE, "no end mark"),
+        (csv_of("dense", *GOOD, GOOD[0]), INVALID, Reason.MALFORMED, "measured twice: L=64"),
+        (csv_of("dense", *GOOD) * 2, INVALID, Reason.MALFORMED, "appended"),
+        (
+            csv_of("dense", *GOOD).replace(b"#end,2", b"#end,9"),
+            INVALID,
+            Reason.MALFORMED,
+            "the end mark counts 9",
+        ),
+        (csv_of("varlen", row("varlen", 64)), INVALID, Reason.MALFORMED, "is a varlen row"),
+    ],
+)
+def test_a_file_that_is_not_the_declared_one(data, verdict, reason, word):
+    refused(BENCH, data, verdict, reason, word)
+
+
+def test_the_source_projects_row_is_never_a_pass():
+    data = (
+        b"mode,N,H,D,Dv,L,streams,tri_ms,ref_ms,speedup,mae\n"
+        b"dense,1024,4,64,64,64,1,0.381,0.018,0.047,0.0001\n"
+        b"dense,1024,4,64,64,128,1,0.381,0.018,0.047,0.0001\n"
+    )
+    result = judged(BENCH, data)
+    assert result.verdict is NOT_VERIFIED
+    assert any("no column contract, status, dist" in text for text in result.measured["also"])
+
+
+def test_two_levels_in_one_file_are_two_families():
+    rows = [
+        row("dense", length, level=level, mae=2e-4 + length * 1e-8)
+        for level in ("kernel", "operator")
+        for length in (64, 128)
+    ]
+    assert judged(BENCH, csv_of("dense", *rows)).verdict is Verdict.PASS
+    refused(BENCH, csv_of("dense", *rows[:3]), NOT_VERIFIED, Reason.INCOMPLETE, "operator", "L=128")
+
+
+def test_a_side_whose_packing_costs_nothing_is_not_verified():
+    times = {"operator_shipped_ms": 0.1, "operator_shipped_lo": 0.49, "operator_shipped_hi": 0.51}
+    result = refused(BENCH, bench(**times), NOT_VERIFIED, Reason.ONE_SIDED)
+    assert result.message.startswith("The shipped reference is faster at operator level than at")
+
+
+def test_triton_may_read_keys_in_place():
+    changes = {"kernel_tri_ms": 0.3, "kernel_shipped_lo": 1.0, "kernel_shipped_hi": 1.0}
+    changes |= {"kernel_strongest_lo": 0.96, "kernel_strongest_hi": 0.96}
+    in_place = bench(
+        **changes, kernel="triton.ranges.group", operator_launched="triton.ranges.group"
+    )
+    assert judged(BENCH, in_place).verdict is Verdict.PASS
+    refused(BENCH, bench(**changes), NOT_VERIFIED, Reason.ONE_SIDED, "Triton is faster at operator")
+
+
+def test_a_weak_fallback_is_fixed_first():
+    slow = {"operator_shipped_ms": 0.6, "operator_shipped_lo": 2.9, "operator_shipped_hi": 3.1}
+    result = refused(BENCH, bench(**slow), FAIL, Reason.WEAK_FALLBACK, "2.00 times as long")
+    assert result.next_step.startswith("Fix the fallback first")
+
+
+@pytest.mark.parametrize("mae", [0, 1e-4])
+@pytest.mark.parametrize("side", ["mae", "ref_mae"])
+def test_errors_that_are_all_the_same_were_not_measured(mae, side):
+    data = csv_of("dense", *(row("dense", length, **{side: mae}) for length in (64, 128)))
+    refused(BENCH, data, INVALID, Reason.MALFORMED, "exactly zero" if not mae else "same number")
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("N", 4), ("H", 4), ("D", 64), ("Dv", 64), ("streams", 2), ("dist", "mixed"),
+        ("dtype", "bf16"),
+    ],
+)  # fmt: skip
+def test_what_was_measured_is_what_the_playbook_declares(name, wanted):
+    gate = BENCH.model_copy(update={name: wanted})
+    words = f"{name} is {GOOD[0][name]}, the playbook declares {wanted}"
+    refused(gate, csv_of("dense", *GOOD), INVALID, Reason.MALFORMED, words)
+    declared = BENCH.model_copy(update={name: GOOD[0][name]})
+    assert judged(declared, csv_of("dense", *GOOD)).verdict is Verdict.PASS
+
+
+def test_spans_are_declared_for_varlen():
+    gate = BENCH.model_copy(update={"mode": "varlen", "nspans": 4})
+    data = csv_of("varlen", row("varlen", 64), row("varlen", 128))
+    refused(gate, data, INVALID, Reason.MALFORMED, "nspans is 8, the playbook declares 4")
+
+
+def test_one_length_shows_nothing():
+    gate = BENCH.model_copy(update={"lengths": [64]})
+    refused(gate, csv_of("dense", GOOD[0]), NOT_VERIFIED, Reason.NO_EVIDENCE, "one length shows")
+
+
+@pytest.mark.parametrize("gpus", [(), ("NVIDIA L4",)])
+def test_rows_of_a_card_that_the_pod_does_not_have(gpus):
+    table = parse_bench(csv_of("dense", *GOOD), "sel_dense.csv")
+    result = table_gate(BENCH, table, gpus)
+    assert (result.verdict, result.reason) == (INVALID, Reason.WRONG_GPU)
+    assert RTX_4090 in result.message
+    assert table_gate(BENCH, table, [RTX_4090]).verdict is Verdict.PASS
+
+
+def test_the_interpreter_is_on_every_pod():
+    table = parse_bench(csv_of("dense", interpreted("dense", 64), interpreted("dense", 128)))
+    assert table_gate(BENCH, table, ()).verdict is Verdict.PASS
+
+
+def test_cells_that_did_not_settle_are_named():
+    result = judged(BENCH, bench(settled="no: interval wider than 5 %"))
+    assert result.verdict is Verdict.PASS
+    (named,) = result.measured["noise_bound"]
+    assert named.endswith("L=128: no: interval wider than 5 %")
+    assert "did not settle in 1 cell" in result.message
+
+
+@pytest.mark.parametrize(
+    "changes", [{"lengths": [64, 64]}, {"max_mae": 1e-2}, {"lengths": []}, {"dist": "some"}]
+)
+def test_a_gate_that_would_prove_too_little_is_refused(changes):
+    with pytest.raises(ValidationError):
+        BenchGate.model_validate({**BENCH.model_dump(), **changes})
+    with pytest.raises(ValidationError):
+        ParityGate(gate="parity", file="p.xml", max_mae=1e-2)
