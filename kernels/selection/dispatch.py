@@ -8,8 +8,11 @@ allowed on the device and able to serve the call. Which path ran, and why, is al
 from __future__ import annotations
 
 import importlib.util
+import json
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,9 +29,7 @@ PACKED = "packed_sdpa"
 
 _FORCED_NAMES = {"auto": "ranges", "dense": "dense", "varlen": "varlen"}
 
-OFF_BY_POLICY = {
-    (8, 9): "no measurement yet shows that it pays on compute capability 8.9",
-}
+POLICY = Path(__file__).parents[1] / "configs" / "selection_devices.json"
 """Compute capabilities on which Triton stays off without `NSA_TRITON_SEL_FORCE`, and why."""
 
 
@@ -175,7 +176,26 @@ def _off_by_policy(device: torch.device) -> str | None:
 
     if op.INTERPRETED:
         return "TRITON_INTERPRET is set, and the interpreter is a debugging aid"
-    return OFF_BY_POLICY.get(torch.cuda.get_device_capability(device))
+    major, minor = torch.cuda.get_device_capability(device)
+    return off_by_policy().get(f"{major}.{minor}")
+
+
+@cache
+def off_by_policy(path: Path = POLICY) -> dict[str, str]:
+    """Why Triton is off, by compute capability, e.g. `8.9`; others are on.
+
+    Raises:
+        ValueError: the file is no such table; the message names the record.
+    """
+    found = {}
+    for record in json.loads(path.read_text(encoding="utf-8"))["devices"]:
+        if (
+            record.keys() != {"capabilities", "triton", "why", "source"}
+            or record["triton"] != "off"
+        ):
+            raise ValueError(f"{path}: expected capabilities, triton: off, why, source in {record}")
+        found |= dict.fromkeys(record["capabilities"], record["why"])
+    return found
 
 
 class _RecomputedBackward(torch.autograd.Function):

@@ -21,6 +21,7 @@ _MIN_L = re.compile(
 FORCE_PATHS = ("auto", "dense", "varlen")
 WARPS = (1, 2, 4, 8)
 STAGES = (1, 2, 3, 4, 5)
+SPLITS = (1, 2, 4, 8, 16, 32, 64)
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"", "0", "false", "no", "off"})
@@ -37,11 +38,13 @@ class Flags:
     group: bool = True
     """`NSA_SEL_TRITON_GROUP`: all heads of a group in one tile, so K/V are read once."""
     double_buffer: bool = False
-    """`NSA_SEL_TRITON_DB`: load the next K/V tile while this one is computed."""
+    """`NSA_SEL_TRITON_DB`: exactly two K/V tiles in flight, whatever the tuning table has."""
     num_warps: int | None = None
     """`NSA_SEL_TRITON_WARPS`: warps a program, in place of the tuning table's."""
     num_stages: int | None = None
     """`NSA_SEL_TRITON_STAGES`: tiles in flight, in place of the table's and of `_DB`."""
+    splits: int | None = None
+    """`NSA_SEL_TRITON_SPLITS`: programs that share the keys of a row; None decides by shapes."""
     force_path: str = "auto"
     """`NSA_SEL_TRITON_FORCE_PATH`: `auto` reads ranges in place, the others pack first."""
     force_device: bool = False
@@ -79,6 +82,7 @@ class Flags:
             double_buffer=_boolean(env, "NSA_SEL_TRITON_DB", cls.double_buffer),
             num_warps=_optional(env, "NSA_SEL_TRITON_WARPS", WARPS),
             num_stages=_optional(env, "NSA_SEL_TRITON_STAGES", STAGES),
+            splits=_optional(env, "NSA_SEL_TRITON_SPLITS", SPLITS),
             force_path=_choice(env, "NSA_SEL_TRITON_FORCE_PATH", FORCE_PATHS, cls.force_path),
             force_device=_boolean(env, "NSA_TRITON_SEL_FORCE", cls.force_device),
             allow_grad=_boolean(env, "NSA_SEL_TRITON_ALLOW_GRAD", cls.allow_grad),

@@ -1,96 +1,137 @@
 """The Triton kernels: attention of a few query heads over one row's keys, in one pass.
 
-All three kernels share one loop, `_attend_span`: online softmax with fp32 accumulators held in
-registers, K and V each read once. They differ only in where a row's keys lie: in a row of their
-own (dense), end to end with other rows (varlen), or in place, in ranges of a shared cache.
+The three forms share `_attend_tile`: online softmax with fp32 accumulators held in registers, each
+K and V byte read once. They differ only in where the key at a position of the row lies: in a row of
+its own (dense), end to end with other rows (varlen), or in place, in ranges of a shared cache. In
+the last, a position is mapped to its key by prefix sums of the ranges, so that tiles stay full
+across ranges however short these are.
 
-A program serves `HEADS` heads of one row. `HEADS == H` is the group form: one tile holds all heads
-that share the K/V, so each byte of K/V is read once. `HEADS == 1` is the per-head form, which
-reads them once per head. Tiles have at least 16 rows because that is the least `tl.dot` takes.
+A program serves `heads` heads of one row. All heads that share the K/V in one tile is the group
+form: each byte is read once. `heads == 1` is the per-head form, which reads them once per head.
+Tiles have at least 16 rows because that is the least `tl.dot` takes.
+
+With `SPLIT` a row's positions are shared among `splits` programs, each of which leaves its part in
+a workspace; `combine_rows` joins the parts. Few rows then still fill the device.
+
+Scores are in units of log2: `scale` is `log2(e) / sqrt(D)`, and weights are `2 ** score`.
 
 Masks are booleans of the tile's own shape: masks broadcast from pointers crashed the compilers of
-Triton 3.0 and 3.1. Positions are int64: row * stride passes 2**31 at 64k keys.
+Triton 3.0 and 3.1. Offsets are int64: row * stride passes 2**31 at 64k keys.
 
-Runs on Triton 2.3.1 to 3.9, so: `allow_tf32` instead of `input_precision`, no block pointers
-(gone in 3.9), no tensor descriptors (from 3.4).
+Runs on Triton 2.3.1 to 3.9, so: `allow_tf32` instead of `input_precision`, `tl.math.exp2` (there
+is no other in 2.3.1), no block pointers (gone in 3.9), no tensor descriptors (from 3.4).
 """
 
-# ruff: noqa: ANN001, ANN201, ANN202, PIE808
-# ANN: Triton gives every parameter its type at launch. PIE808: 2.3.1 wants both ends of a range.
+# ruff: noqa: ANN001, ANN201, ANN202
+# ANN: Triton gives every parameter its type at launch.
 
 import triton
 import triton.language as tl
 
 
 @triton.jit
-def _attend_span(
+def _attend_tile(
     q,  # [BLOCK_H, BLOCK_D]
-    K,  # pointer to key 0 of the row's group
+    K,  # pointer to key 0
     V,
-    first,  # int64: first key of the span
-    length,  # keys in the span, may be 0
+    key,  # [BLOCK_L] int64
+    valid,  # [BLOCK_L] bool
     stride_kl,
     stride_kd,
     stride_vl,
     stride_vd,
     scale,
     top,  # [BLOCK_H] fp32: largest score so far
-    total,  # [BLOCK_H] fp32: sum of exp(score - top)
+    total,  # [BLOCK_H] fp32: sum of 2 ** (score - top)
     acc,  # [BLOCK_H, BLOCK_DV] fp32: weighted values, not yet divided by total
     D: tl.constexpr,
     DV: tl.constexpr,
-    BLOCK_L: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_DV: tl.constexpr,
 ):
-    offs_l = tl.arange(0, BLOCK_L)
-    offs_d = tl.arange(0, BLOCK_D)
-    offs_dv = tl.arange(0, BLOCK_DV)
-    at = first
     # int64 on every axis: a layout with the head dimension outermost strides past 2**31 too
-    tile_k = offs_l.to(tl.int64)[:, None] * stride_kl + offs_d.to(tl.int64)[None, :] * stride_kd
-    tile_v = offs_l.to(tl.int64)[:, None] * stride_vl + offs_dv.to(tl.int64)[None, :] * stride_vd
-    for done in range(0, length, BLOCK_L):
-        valid = offs_l < length - done
-        # zeros, not whatever lies beyond the span: 0 * NaN in the second dot would be NaN
-        k = tl.load(
-            K + at * stride_kl + tile_k, mask=valid[:, None] & (offs_d < D)[None, :], other=0.0
-        )
-        v = tl.load(
-            V + at * stride_vl + tile_v, mask=valid[:, None] & (offs_dv < DV)[None, :], other=0.0
-        )
-        scores = tl.dot(q, tl.trans(k), allow_tf32=False) * scale
-        scores = tl.where(valid[None, :], scores, float("-inf"))
-        new_top = tl.maximum(top, tl.max(scores, 1))
-        # scores may all be -inf so far (keys of -inf, or an overflow): -inf - -inf would be NaN
-        base = tl.where(new_top == float("-inf"), 0.0, new_top)
-        shrink = tl.exp(top - base)
-        weights = tl.exp(scores - base[:, None])
-        total = total * shrink + tl.sum(weights, 1)
-        acc = acc * shrink[:, None] + tl.dot(weights.to(v.dtype), v, allow_tf32=False)
-        top = new_top
-        at += BLOCK_L
-    return top, total, acc
+    offs_d = tl.arange(0, BLOCK_D).to(tl.int64)
+    offs_dv = tl.arange(0, BLOCK_DV).to(tl.int64)
+    # zeros, not whatever lies beyond the row: 0 * NaN in the second dot would be NaN
+    k = tl.load(
+        K + key[:, None] * stride_kl + offs_d[None, :] * stride_kd,
+        mask=valid[:, None] & (offs_d < D)[None, :],
+        other=0.0,
+    )
+    v = tl.load(
+        V + key[:, None] * stride_vl + offs_dv[None, :] * stride_vd,
+        mask=valid[:, None] & (offs_dv < DV)[None, :],
+        other=0.0,
+    )
+    scores = tl.dot(q, tl.trans(k), allow_tf32=False)
+    scores = tl.where(valid[None, :], scores, float("-inf"))
+    new_top = tl.maximum(top, tl.max(scores, 1) * scale)
+    # scores may all be -inf so far (keys of -inf, or an overflow): -inf - -inf would be NaN
+    base = tl.where(new_top == float("-inf"), 0.0, new_top)
+    shrink = tl.math.exp2(top - base)
+    weights = tl.math.exp2(scores * scale - base[:, None])
+    total = total * shrink + tl.sum(weights, 1)
+    acc = acc * shrink[:, None] + tl.dot(weights.to(v.dtype), v, allow_tf32=False)
+    return new_top, total, acc
 
 
 @triton.jit
-def _store_rows(
-    OUT,  # pointer to head 0 of the row; [H, DV] contiguous
-    total,
-    acc,
+def _share(length, split, splits, BLOCK_L: tl.constexpr):
+    """Positions of a row that are this program's: whole tiles, as evenly as they go."""
+    share = tl.cdiv(tl.cdiv(length, BLOCK_L), splits) * BLOCK_L
+    first = tl.minimum(split * share, length)
+    return first, tl.minimum(first + share, length)
+
+
+@triton.jit
+def _load_heads(
+    Q,  # pointer to head 0 of the row
+    stride_h,
+    stride_d,
     head,
     head_mask,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    offs_d = tl.arange(0, BLOCK_D).to(tl.int64)
+    return tl.load(
+        Q + head.to(tl.int64)[:, None] * stride_h + offs_d[None, :] * stride_d,
+        mask=head_mask[:, None] & (offs_d < D)[None, :],
+        other=0.0,
+    )
+
+
+@triton.jit
+def _store(
+    OUT,  # [rows, H, DV] contiguous
+    TOP,  # [rows, splits, H] fp32, as TOTAL; None unless SPLIT
+    TOTAL,
+    ACC,  # [rows, splits, H, DV] fp32
+    row,
+    head,
+    head_mask,
+    split,
+    splits,
+    H,
+    top,
+    total,
+    acc,
     DV: tl.constexpr,
     BLOCK_DV: tl.constexpr,
+    SPLIT: tl.constexpr,
 ):
     offs_dv = tl.arange(0, BLOCK_DV)
-    # a row without keys, or with scores of -inf only, has total == 0 and acc == 0: it stores zeros
-    out = acc / tl.where(total == 0.0, 1.0, total)[:, None]
-    tl.store(
-        OUT + head[:, None] * DV + offs_dv[None, :],
-        out.to(OUT.dtype.element_ty),
-        mask=head_mask[:, None] & (offs_dv < DV)[None, :],
-    )
+    mask = head_mask[:, None] & (offs_dv < DV)[None, :]
+    if SPLIT:
+        at = (row * splits + split) * H + head
+        tl.store(TOP + at, top, mask=head_mask)
+        tl.store(TOTAL + at, total, mask=head_mask)
+        tl.store(ACC + at[:, None] * DV + offs_dv[None, :], acc, mask=mask)
+    else:
+        # a row without keys, or with scores of -inf only, has total == 0 and acc == 0: zeros
+        out = acc / tl.where(total == 0.0, 1.0, total)[:, None]
+        at = row * H + head
+        tl.store(OUT + at[:, None] * DV + offs_dv[None, :], out.to(OUT.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -100,6 +141,9 @@ def dense_rows_fwd(
     V,  # [N, L, DV]
     LENGTHS,  # [N] or None
     OUT,  # [N, H, DV] contiguous
+    TOP,  # [N, splits, H] fp32 or None, as TOTAL and ACC
+    TOTAL,
+    ACC,  # [N, splits, H, DV]
     stride_qn,
     stride_qh,
     stride_qd,
@@ -111,9 +155,11 @@ def dense_rows_fwd(
     stride_vd,
     H,
     L,
+    heads,
+    splits,
     scale,
     HAS_LENGTHS: tl.constexpr,
-    HEADS: tl.constexpr,
+    SPLIT: tl.constexpr,
     D: tl.constexpr,
     DV: tl.constexpr,
     BLOCK_H: tl.constexpr,
@@ -121,50 +167,41 @@ def dense_rows_fwd(
     BLOCK_D: tl.constexpr,
     BLOCK_DV: tl.constexpr,
 ):
-    """One row, `HEADS` heads, keys in a row of their own. Grid: `(N * ceil(H / HEADS),)`."""
-    blocks = tl.cdiv(H, HEADS)
-    row = (tl.program_id(0) // blocks).to(tl.int64)
+    """`heads` heads of one row, keys in a row of their own.
+
+    Grid: `(N * ceil(H / heads) * splits,)`.
+    """
+    split = tl.program_id(0) % splits
+    blocks = tl.cdiv(H, heads)
+    row = (tl.program_id(0) // splits // blocks).to(tl.int64)
     offs_h = tl.arange(0, BLOCK_H)
-    head = (tl.program_id(0) % blocks) * HEADS + offs_h
-    head_mask = (offs_h < HEADS) & (head < H)
-    offs_d = tl.arange(0, BLOCK_D)
-    q = tl.load(
-        Q
-        + row * stride_qn
-        + head.to(tl.int64)[:, None] * stride_qh
-        + offs_d.to(tl.int64)[None, :] * stride_qd,
-        mask=head_mask[:, None] & (offs_d < D)[None, :],
-        other=0.0,
-    )
+    head = (tl.program_id(0) // splits % blocks) * heads + offs_h
+    head_mask = (offs_h < heads) & (head < H)
+    q = _load_heads(Q + row * stride_qn, stride_qh, stride_qd, head, head_mask, D, BLOCK_D)
     length = L
     if HAS_LENGTHS:
         # clamped before it is narrowed: 2**32 keys are too many, not none
         length = tl.minimum(tl.load(LENGTHS + row).to(tl.int64), L)
         length = tl.maximum(length, 0).to(tl.int32)
+    first, end = _share(length, split, splits, BLOCK_L)
+    K += row * stride_kn
+    V += row * stride_vn
+    offs_l = tl.arange(0, BLOCK_L)
     top = tl.full([BLOCK_H], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_H], tl.float32)
     acc = tl.zeros([BLOCK_H, BLOCK_DV], tl.float32)
-    top, total, acc = _attend_span(
-        q,
-        K + row * stride_kn,
-        V + row * stride_vn,
-        row * 0,  # int64, as the span's first key must be
-        length,
-        stride_kl,
-        stride_kd,
-        stride_vl,
-        stride_vd,
-        scale,
-        top,
-        total,
-        acc,
-        D,
-        DV,
-        BLOCK_L,
-        BLOCK_D,
-        BLOCK_DV,
-    )
-    _store_rows(OUT + row * H * DV, total, acc, head, head_mask, DV, BLOCK_DV)
+    for at in range(first, end, BLOCK_L):
+        position = at + offs_l
+        top, total, acc = _attend_tile(
+            q, K, V, position.to(tl.int64), position < end,
+            stride_kl, stride_kd, stride_vl, stride_vd,
+            scale, top, total, acc,
+            D, DV, BLOCK_D, BLOCK_DV,
+        )  # fmt: skip
+    _store(
+        OUT, TOP, TOTAL, ACC, row, head, head_mask, split, splits, H, top, total, acc,
+        DV, BLOCK_DV, SPLIT,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -174,6 +211,9 @@ def varlen_rows_fwd(
     V,  # [keys, DV]
     CU_SEQLENS,  # [N + 1]
     OUT,  # [N, H, DV] contiguous
+    TOP,  # [N, splits, H] fp32 or None, as TOTAL and ACC
+    TOTAL,
+    ACC,  # [N, splits, H, DV]
     stride_qn,
     stride_qh,
     stride_qd,
@@ -183,8 +223,10 @@ def varlen_rows_fwd(
     stride_vd,
     H,
     keys,
+    heads,
+    splits,
     scale,
-    HEADS: tl.constexpr,
+    SPLIT: tl.constexpr,
     D: tl.constexpr,
     DV: tl.constexpr,
     BLOCK_H: tl.constexpr,
@@ -192,49 +234,51 @@ def varlen_rows_fwd(
     BLOCK_D: tl.constexpr,
     BLOCK_DV: tl.constexpr,
 ):
-    """One row, `HEADS` heads, keys end to end. Grid: `(N * ceil(H / HEADS),)`."""
-    blocks = tl.cdiv(H, HEADS)
-    row = (tl.program_id(0) // blocks).to(tl.int64)
+    """`heads` heads of one row, keys end to end. Grid: `(N * ceil(H / heads) * splits,)`."""
+    split = tl.program_id(0) % splits
+    blocks = tl.cdiv(H, heads)
+    row = (tl.program_id(0) // splits // blocks).to(tl.int64)
     offs_h = tl.arange(0, BLOCK_H)
-    head = (tl.program_id(0) % blocks) * HEADS + offs_h
-    head_mask = (offs_h < HEADS) & (head < H)
-    offs_d = tl.arange(0, BLOCK_D)
-    q = tl.load(
-        Q
-        + row * stride_qn
-        + head.to(tl.int64)[:, None] * stride_qh
-        + offs_d.to(tl.int64)[None, :] * stride_qd,
-        mask=head_mask[:, None] & (offs_d < D)[None, :],
-        other=0.0,
-    )
+    head = (tl.program_id(0) // splits % blocks) * heads + offs_h
+    head_mask = (offs_h < heads) & (head < H)
+    q = _load_heads(Q + row * stride_qn, stride_qh, stride_qd, head, head_mask, D, BLOCK_D)
     # clamped: a wrong cu_seqlens gives a wrong row, never a read outside K and V
-    first = tl.maximum(tl.load(CU_SEQLENS + row).to(tl.int64), 0)
-    end = tl.minimum(tl.load(CU_SEQLENS + row + 1).to(tl.int64), keys)
-    length = tl.maximum(end - first, 0).to(tl.int32)
+    row_first = tl.maximum(tl.load(CU_SEQLENS + row).to(tl.int64), 0)
+    row_end = tl.minimum(tl.load(CU_SEQLENS + row + 1).to(tl.int64), keys)
+    length = tl.maximum(row_end - row_first, 0).to(tl.int32)
+    first, end = _share(length, split, splits, BLOCK_L)
+    offs_l = tl.arange(0, BLOCK_L)
     top = tl.full([BLOCK_H], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_H], tl.float32)
     acc = tl.zeros([BLOCK_H, BLOCK_DV], tl.float32)
-    top, total, acc = _attend_span(
-        q,
-        K,
-        V,
-        first,
-        length,
-        stride_kl,
-        stride_kd,
-        stride_vl,
-        stride_vd,
-        scale,
-        top,
-        total,
-        acc,
-        D,
-        DV,
-        BLOCK_L,
-        BLOCK_D,
-        BLOCK_DV,
-    )
-    _store_rows(OUT + row * H * DV, total, acc, head, head_mask, DV, BLOCK_DV)
+    for at in range(first, end, BLOCK_L):
+        position = at + offs_l
+        top, total, acc = _attend_tile(
+            q, K, V, row_first + position, position < end,
+            stride_kl, stride_kd, stride_vl, stride_vd,
+            scale, top, total, acc,
+            D, DV, BLOCK_D, BLOCK_DV,
+        )  # fmt: skip
+    _store(
+        OUT, TOP, TOTAL, ACC, row, head, head_mask, split, splits, H, top, total, acc,
+        DV, BLOCK_DV, SPLIT,
+    )  # fmt: skip
+
+
+@triton.jit
+def _load_ranges(
+    RANGES,  # pointer to range 0 of the row; [n, 2] contiguous
+    offs_n,
+    n,
+    S_kv,
+):
+    """Starts and ends within `[0, S_kv]`, `start <= end`; what is beyond `n` is empty."""
+    mask = offs_n < n
+    start = tl.load(RANGES + offs_n * 2, mask=mask, other=0).to(tl.int64)
+    end = tl.load(RANGES + offs_n * 2 + 1, mask=mask, other=0).to(tl.int64)
+    start = tl.minimum(tl.maximum(start, 0), S_kv).to(tl.int32)
+    end = tl.minimum(tl.maximum(end, 0), S_kv).to(tl.int32)
+    return start, tl.maximum(start, end)
 
 
 @triton.jit
@@ -242,8 +286,11 @@ def ranges_fwd(
     Q,  # [B, S, G, H, D]
     K,  # [B, G, S_kv, D]
     V,  # [B, G, S_kv, DV]
-    RANGES,  # [B * S * G, n, 2] contiguous; disjoint, within [0, S_kv], start <= end
+    RANGES,  # [B, S, G, n, 2] contiguous integers, as the caller gave them
     OUT,  # [B, S, G, H, DV] contiguous
+    TOP,  # [B * S * G, splits, H] fp32 or None, as TOTAL and ACC
+    TOTAL,
+    ACC,  # [B * S * G, splits, H, DV]
     stride_qb,
     stride_qs,
     stride_qg,
@@ -260,63 +307,108 @@ def ranges_fwd(
     S,
     G,
     H,
+    S_kv,
     n,
+    heads,
+    splits,
     scale,
-    HEADS: tl.constexpr,
+    SPLIT: tl.constexpr,
     D: tl.constexpr,
     DV: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_DV: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    CHUNK_N: tl.constexpr,
 ):
-    """One row `(b, s, g)`, `HEADS` heads, keys read in place, range by range.
+    """`heads` heads of one row `(b, s, g)`, keys read in place.
 
-    Grid: `(B * S * G * ceil(H / HEADS),)`.
+    A key that several ranges select counts once (ADR 0002): of each range only what those that
+    start earlier leave is taken, found here in registers, so that nothing runs before this kernel.
+
+    Grid: `(B * S * G * ceil(H / heads) * splits,)`.
     """
-    blocks = tl.cdiv(H, HEADS)
-    row = (tl.program_id(0) // blocks).to(tl.int64)
+    split = tl.program_id(0) % splits
+    blocks = tl.cdiv(H, heads)
+    row = (tl.program_id(0) // splits // blocks).to(tl.int64)
     g = row % G
     s = (row // G) % S
     b = row // G // S
     offs_h = tl.arange(0, BLOCK_H)
-    head = (tl.program_id(0) % blocks) * HEADS + offs_h
-    head_mask = (offs_h < HEADS) & (head < H)
-    offs_d = tl.arange(0, BLOCK_D)
-    q = tl.load(
-        Q
-        + b * stride_qb
-        + s * stride_qs
-        + g * stride_qg
-        + head.to(tl.int64)[:, None] * stride_qh
-        + offs_d.to(tl.int64)[None, :] * stride_qd,
-        mask=head_mask[:, None] & (offs_d < D)[None, :],
-        other=0.0,
-    )
+    head = (tl.program_id(0) // splits % blocks) * heads + offs_h
+    head_mask = (offs_h < heads) & (head < H)
+    offs_n = tl.arange(0, BLOCK_N)
+    start, end_n = _load_ranges(RANGES + row * n * 2, offs_n, n, S_kv)
+    covered = tl.zeros([BLOCK_N], tl.int32)
+    # few at a time: all pairs of 128 would fill the registers. Unrolled: with a loop of the
+    # machine's before it, Triton 3.9 does not pipeline the one below
+    for chunk in tl.static_range(0, BLOCK_N, CHUNK_N):
+        offs_m = chunk + tl.arange(0, CHUNK_N)
+        start_m, end_m = _load_ranges(RANGES + row * n * 2, offs_m, n, S_kv)
+        same = (start_m[None, :] == start[:, None]) & (offs_m[None, :] < offs_n[:, None])
+        earlier = (start_m[None, :] < start[:, None]) | same
+        covered = tl.maximum(covered, tl.max(tl.where(earlier, end_m[None, :], 0), 1))
+    start = tl.maximum(start, covered)
+    taken = tl.maximum(end_n - start, 0)
+    after = tl.cumsum(taken, 0)
+    before = after - taken
+    shift = start - before  # from a position within the range to its key
+    first, end = _share(tl.sum(taken, 0), split, splits, BLOCK_L)
+    Q += b * stride_qb + s * stride_qs + g * stride_qg
+    q = _load_heads(Q, stride_qh, stride_qd, head, head_mask, D, BLOCK_D)
+    K += b * stride_kb + g * stride_kg
+    V += b * stride_vb + g * stride_vg
+    offs_l = tl.arange(0, BLOCK_L)
     top = tl.full([BLOCK_H], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_H], tl.float32)
     acc = tl.zeros([BLOCK_H, BLOCK_DV], tl.float32)
-    for r in range(0, n):
-        first = tl.load(RANGES + (row * n + r) * 2).to(tl.int64)
-        end = tl.load(RANGES + (row * n + r) * 2 + 1).to(tl.int64)
-        top, total, acc = _attend_span(
-            q,
-            K + b * stride_kb + g * stride_kg,
-            V + b * stride_vb + g * stride_vg,
-            first,
-            (end - first).to(tl.int32),
-            stride_kl,
-            stride_kd,
-            stride_vl,
-            stride_vd,
-            scale,
-            top,
-            total,
-            acc,
-            D,
-            DV,
-            BLOCK_L,
-            BLOCK_D,
-            BLOCK_DV,
-        )
-    _store_rows(OUT + row * H * DV, total, acc, head, head_mask, DV, BLOCK_DV)
+    for at in range(first, end, BLOCK_L):
+        position = at + offs_l
+        here = position[:, None]
+        within = (here >= before[None, :]) & (here < after[None, :])
+        key = tl.sum(tl.where(within, here + shift[None, :], 0), 1)
+        top, total, acc = _attend_tile(
+            q, K, V, key.to(tl.int64), position < end,
+            stride_kl, stride_kd, stride_vl, stride_vd,
+            scale, top, total, acc,
+            D, DV, BLOCK_D, BLOCK_DV,
+        )  # fmt: skip
+    _store(
+        OUT, TOP, TOTAL, ACC, row, head, head_mask, split, splits, H, top, total, acc,
+        DV, BLOCK_DV, SPLIT,
+    )  # fmt: skip
+
+
+@triton.jit
+def combine_rows(
+    OUT,  # [rows, H, DV] contiguous
+    TOP,  # [rows, splits, H] fp32
+    TOTAL,  # [rows, splits, H] fp32
+    ACC,  # [rows, splits, H, DV] fp32
+    H,
+    splits,
+    DV: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    BLOCK_DV: tl.constexpr,
+):
+    """Join the parts of one head of one row. Grid: `(rows * H,)`."""
+    row = (tl.program_id(0) // H).to(tl.int64)
+    head = tl.program_id(0) % H
+    offs_s = tl.arange(0, BLOCK_S)
+    offs_dv = tl.arange(0, BLOCK_DV)
+    valid = offs_s < splits
+    at = (row * splits + offs_s) * H + head
+    top = tl.load(TOP + at, mask=valid, other=float("-inf"))
+    total = tl.load(TOTAL + at, mask=valid, other=0.0)
+    acc = tl.load(
+        ACC + at[:, None] * DV + offs_dv[None, :],
+        mask=valid[:, None] & (offs_dv < DV)[None, :],
+        other=0.0,
+    )
+    best = tl.max(top, 0)
+    # as in _attend_tile: parts without keys, or with scores of -inf only, weigh nothing
+    weights = tl.math.exp2(top - tl.where(best == float("-inf"), 0.0, best))
+    total = tl.sum(total * weights, 0)
+    out = tl.sum(acc * weights[:, None], 0) / tl.where(total == 0.0, 1.0, total)
+    tl.store(OUT + (row * H + head) * DV + offs_dv, out.to(OUT.dtype.element_ty), mask=offs_dv < DV)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from selection_cases import DEVICE, assert_matches, selection, triton_flags
 
-from kernels.selection import dispatch, op
+from kernels.selection import dispatch, launch, op
 from kernels.selection.diagnostics import bucket_of
 from kernels.selection.dispatch import last_dispatch, selection_attention
 from kernels.selection.errors import FlagError, InvalidInput, KernelBuildError
@@ -22,7 +22,6 @@ from kernels.selection.reference import (
     grouped_selection_attention_packed,
     selection_attention_oracle,
 )
-from kernels.selection.tuning import INTERPRETER, launch_params
 
 SWITCHES = {
     "NSA_USE_TRITON_SEL": "use_triton",
@@ -48,7 +47,7 @@ def environ(monkeypatch):
     """Set exactly these NSA_* variables; all others are unset."""
 
     def set_only(**variables):
-        others = ("MIN_L", "FORCE_PATH", "WARPS", "STAGES")
+        others = ("MIN_L", "FORCE_PATH", "WARPS", "STAGES", "SPLITS")
         for name in (*SWITCHES, *(f"NSA_SEL_TRITON_{other}" for other in others)):
             monkeypatch.delenv(name, raising=False)
         for name, value in variables.items():
@@ -73,7 +72,9 @@ class TestFlags:
         with pytest.raises(FlagError, match=f"{name}='maybe'"):
             Flags.from_env({name: "maybe"})
 
-    @pytest.mark.parametrize("name", ["NSA_SEL_TRITON_WARPS", "NSA_SEL_TRITON_STAGES"])
+    @pytest.mark.parametrize(
+        "name", [f"NSA_SEL_TRITON_{what}" for what in ("WARPS", "STAGES", "SPLITS")]
+    )
     def test_launch_parameters(self, name):
         assert Flags.from_env({name: ""}) == Flags()
         assert Flags.from_env({name: "2"}) != Flags()
@@ -215,18 +216,18 @@ class TestWhichPathRuns:
         def fail(*args, **kwargs):
             raise RuntimeError("PassManager::run failed")
 
-        monkeypatch.setattr(op.kernel, "ranges_fwd", BrokenKernel(fail))
+        monkeypatch.setattr(launch.kernel, "ranges_fwd", BrokenKernel(fail))
         with pytest.raises(KernelBuildError, match="PassManager"):
             op.selection_attention_triton(*case, flags=triton_flags())
         out = selection_attention(*case, flags=triton_flags())
         assert_matches(out, selection_attention_oracle(*case))
-        assert_fell_back("KernelBuildError: broken: PassManager::run failed")
+        assert_fell_back("KernelBuildError: ranges_fwd.group: PassManager::run failed")
 
     def test_other_errors_are_not_hidden(self, case, monkeypatch):
         def fail(*args, **kwargs):
             raise RuntimeError("an illegal memory access was encountered")
 
-        monkeypatch.setattr(op.kernel, "ranges_fwd", BrokenKernel(fail))
+        monkeypatch.setattr(launch.kernel, "ranges_fwd", BrokenKernel(fail))
         with pytest.raises(RuntimeError, match="illegal memory access"):
             selection_attention(*case, flags=triton_flags())
 
@@ -289,25 +290,7 @@ class TestGradients:
         torch.testing.assert_close(grads[False], grads[True], atol=1e-5, rtol=1e-4)
 
 
-class TestTuning:
-    def test_double_buffering_changes_the_pipeline_only(self):
-        for capability in (INTERPRETER, (7, 5), (8, 0), (8, 9), (9, 0), (12, 0)):
-            for head_dim in (16, 128, 256, 512):
-                one = launch_params(head_dim, 2, capability, double_buffer=False)
-                two = launch_params(head_dim, 2, capability, double_buffer=True)
-                assert (one.num_stages, two.num_stages) == (1, 2)
-                assert replace(two, num_stages=1) == one
-                assert one.block_l >= 16
-
-    def test_tiles_of_two_stages_fit_in_shared_memory(self):
-        kib = {(8, 0): 163, (8, 6): 99, (8, 9): 99, (9, 0): 227, (10, 0): 227, (12, 0): 99}
-        for capability, limit in kib.items():
-            for head_dim in (16, 32, 64, 128, 256, 512):
-                for size in (2, 4) if head_dim <= 256 else (2,):
-                    params = launch_params(head_dim, size, capability, double_buffer=True)
-                    tiles = params.num_stages * params.block_l * 2 * head_dim * size
-                    assert tiles <= limit * 1024, (capability, head_dim, size)
-
+class TestLaunchFlags:
     def test_flag_reaches_the_launch(self, case, environ, monkeypatch):
         environ()
         seen = []
@@ -320,7 +303,7 @@ class TestTuning:
                     (kwargs["num_stages"], kwargs["num_warps"])
                 )
 
-        monkeypatch.setattr(op.kernel, "ranges_fwd", Spy())
+        monkeypatch.setattr(launch.kernel, "ranges_fwd", Spy())
         for value in ("0", "1"):
             monkeypatch.setenv("NSA_SEL_TRITON_DB", value)
             op.selection_attention_triton(*case)
