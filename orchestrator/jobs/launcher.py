@@ -143,7 +143,7 @@ class SshLauncher:
 
     @cached_property
     def _agent(self) -> str:
-        """The agent's folder on the pod. Its name holds its checksum, so versions never mix."""
+        """The agent on the pod. Its folder's name holds its checksum, so versions never mix."""
         archive = _agent_archive()
         place = f"{self._pod.state_dir}/agent-{hashlib.sha256(archive).hexdigest()[:12]}"
         if not self._connection.run(Command(("test", "-d", place))).ok:

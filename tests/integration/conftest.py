@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from orchestrator.models.pod import Pod
 from orchestrator.transport.connection import Connection
 from orchestrator.transport.embedded import embedded_pod
 from orchestrator.transport.hostkeys import HostKeys
+from tests.integration.agents import Agent, eventually, processes_of
 from tests.integration.lab import Lab
 from tests.integration.sshd import Sshd, private_sshd
 
@@ -57,3 +59,16 @@ def connection(pod: Pod, host_keys: HostKeys) -> Iterator[Connection]:
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
     return Lab(tmp_path)
+
+
+@pytest.fixture
+def python():
+    return sys.executable
+
+
+@pytest.fixture
+def agent(python, tmp_path):
+    yield Agent(python, tmp_path / "jobs" / "j1")
+    assert eventually(lambda: not processes_of(tmp_path), 3), processes_of(tmp_path)
+    errors = tmp_path / "jobs" / "j1" / "agent.log"
+    assert not errors.exists() or not errors.read_text()

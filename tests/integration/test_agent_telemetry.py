@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.jobs.agent import telemetry as sampler
-from tests.integration.test_agent import Agent, agent, every_python, eventually, python  # noqa: F401
+from tests.integration.agents import Agent, eventually, every_python
 
 UUID, OTHER = "GPU-11111111", "GPU-22222222"
 GPU = "NVIDIA L4, {uuid}, 1980, 2040, 6251, 71.93, 54, 0x0000000000000004, 97, 1234, 23034"

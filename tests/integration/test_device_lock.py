@@ -26,8 +26,8 @@ from orchestrator.steps.base import Session, run_job
 from orchestrator.store.events import EventLog, read_events
 from orchestrator.store.paths import RunPaths
 from orchestrator.transport.connection import Connection
+from tests.integration.agents import Agent, eventually, every_python, processes_of
 from tests.integration.lab import Lab
-from tests.integration.test_agent import Agent, eventually, every_python, processes_of
 
 TIMES = "date +%s.%N >out/began; sleep 1; date +%s.%N >out/ended"
 
@@ -51,11 +51,6 @@ class Bench:
     def taken(self, device: int = 0) -> bool:
         argv = ["flock", "--nonblock", f"{self.lock}.{device}", "true"]
         return subprocess.run(argv, check=False).returncode == 1
-
-
-@pytest.fixture
-def python():
-    return sys.executable
 
 
 @pytest.fixture
