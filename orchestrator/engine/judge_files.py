@@ -13,11 +13,12 @@ from orchestrator.evidence.bench import BenchRow, parse_bench
 from orchestrator.evidence.canary import Canary, is_canary, parse_canary
 from orchestrator.evidence.foreign import ForeignRow, parse_foreign
 from orchestrator.evidence.telemetry import Telemetry, is_telemetry, parse_telemetry
-from orchestrator.gates.bench import bench_gate
+from orchestrator.gates.bench import table_gate
 from orchestrator.gates.findings import counted, listed, malformed
 from orchestrator.gates.foreign import foreign_gates
 from orchestrator.gates.junit import tests_gate
 from orchestrator.gates.machine import machine_gate
+from orchestrator.gates.matrix import matrix_gate
 from orchestrator.gates.parity import parity_gate
 from orchestrator.gates.physics import physics_gate
 from orchestrator.models.playbook import BenchGate, ParityGate, TestsGate
@@ -92,6 +93,8 @@ def judge_files(
     rows: list[_Row] = []
     for name, data in given.benches.items():
         gates += _judge_bench(name, data, given, device, rows, notes)
+    if rows:
+        gates.append(matrix_gate(rows))
     for name, data in given.junit.items():
         gates.append(tests_gate(TestsGate(gate="tests", file=name), data))
         gates.append(parity_gate(ParityGate(gate="parity", file=name), data))
@@ -162,11 +165,11 @@ def _judge_bench(
         if _is_ours(data):
             table = parse_bench(data, name)
             found = table.rows
-            # what the file does not hold cannot be known to be missing: its lengths are declared
+            # nobody declared what the file should hold: `matrix_gate` looks for holes
             mode = table.rows[0].mode if table.rows else "dense"
             lengths = sorted({row.L for row in table.rows}) or [1]
             declared = BenchGate(gate="bench", file=name, mode=mode, lengths=lengths)
-            gates.append(bench_gate(declared, data))
+            gates.append(table_gate(declared, table))
         else:
             foreign = parse_foreign(data, name)
             found = foreign.rows

@@ -57,45 +57,26 @@ def _completeness(table: ForeignTable) -> GateResult:
                 "Reproduce the smallest of them; a compiler error names the kernel and the shape.",
             )
         )
-    findings += _matrix(table.rows)
+    findings += _repeated(table.rows)
     measured: dict[str, JsonValue] = {"cells": len(table.rows), "failed": len(failed)}
     return conclude(
         f"completeness {table.file}", findings, measured, f"{counted(len(table.rows), 'cell')}."
     )
 
 
-def _matrix(rows: Sequence[ForeignRow]) -> Iterable[Finding]:
-    lengths: dict[str, dict[int | None, int]] = {}
+def _repeated(rows: Sequence[ForeignRow]) -> Iterable[Finding]:
+    lines: dict[tuple[str, int | None], int] = {}
     twice = []
     for row in rows:
-        seen = lengths.setdefault(row.family, {})
-        if row.L in seen:
-            twice.append(f"{row.where} repeats line {seen[row.L]} ({cell_name(row)})")
-        else:
-            seen[row.L] = row.line
-    of_mode: dict[str, set[int]] = {}
-    for row in rows:
-        if row.L is not None:
-            of_mode.setdefault(row.mode, set()).add(row.L)
-    mode_of = {row.family: row.mode for row in rows}
+        first = lines.setdefault((row.family, row.L), row.line)
+        if first != row.line:
+            twice.append(f"{row.where} repeats line {first} ({cell_name(row)})")
     if twice:
         yield Finding(
             Verdict.INVALID,
             Reason.MALFORMED,
             f"Cells were measured twice: {listed(twice, 2)}; two runs were put into one file.",
             "Write each run to a file of its own.",
-        )
-    holes = [
-        f"{family} L={length}"
-        for family, seen in lengths.items()
-        for length in sorted(of_mode.get(mode_of[family], set()) - set(seen))
-    ]
-    if holes:
-        yield _unverified(
-            f"{counted(len(holes), 'cell')} missing that other rows of the same mode have: "
-            f"{listed(holes, 5)}.",
-            "Measure them: a threshold holds for every length above it.",
-            Reason.INCOMPLETE,
         )
 
 

@@ -1,0 +1,285 @@
+"""`orchestrate judge`: foreign CSVs are refuted by name, honest ones of ours are decided."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from orchestrator.cli.app import cli
+from orchestrator.errors import UsageError
+from orchestrator.evidence import EvidenceError
+from orchestrator.evidence.foreign import parse_foreign
+from tests.orchestrator.evidence_samples import case as junit_case
+from tests.orchestrator.evidence_samples import csv_of, interpreted, junit, row, skip
+
+FIXTURES = Path(__file__).parent / "fixtures"
+FOREIGN, MACHINE = FIXTURES / "foreign", FIXTURES / "machine"
+LENGTHS = {"dense": (64, 128, 256, 512, 1024), "varlen": (128, 256, 512, 1024)}
+BEGAN = 1763900000000
+HEADER = "mode,N,H,D,Dv,L,streams,tri_ms,ref_ms,speedup,mae"
+
+
+def judge(*arguments: object) -> Result:
+    """`return_value` is the exit code; what is refused is raised."""
+    words = ["judge", *map(str, arguments)]
+    return CliRunner().invoke(cli, words, standalone_mode=False, catch_exceptions=False)
+
+
+def judged(*arguments: object) -> dict:
+    result = judge(*arguments, "--json")
+    found = json.loads(result.output)
+    assert result.return_value == found["exit_code"]
+    return found
+
+
+def verdicts(found: dict) -> dict[str, str]:
+    """Of a single CSV, by kind of gate."""
+    return {
+        gate["gate"].partition(" ")[2 * (gate["gate"] == "completeness matrix")]: gate["verdict"]
+        for gate in found["gates"]
+    }
+
+
+def test_the_published_row_is_impossible() -> None:
+    result = judge(FOREIGN / "impossible_bandwidth.csv", "--device", "RTX 4090")
+    assert result.return_value == 5
+    first = result.output.splitlines()[0]
+    assert first.startswith("INVALID      physics")
+    assert "15 TB/s, against a peak of 1.008 TB/s" in first
+    assert "the reference's 0.018 ms" in first
+    assert "line 2" in first
+
+
+@pytest.mark.parametrize(
+    ("file", "gate", "verdict", "code", "says"),
+    [
+        ("first_64_keys.csv", "physics", "INVALID", 5, "0.31 ms at L=64 and 0.311 ms at L=1024"),
+        ("first_key.csv", "parity", "INVALID", 5, "ignored: a middle key"),
+        ("appended.csv", "bench", "INVALID", 5, "line 3: a second header; the file was appended"),
+        ("twice.csv", "completeness", "INVALID", 5, "line 3 repeats line 2"),
+        ("truncated.csv", "bench", "INVALID", 5, "line 3: 8 fields, the header names 11"),
+        ("missing_cell.csv", "matrix", "NOT_VERIFIED", 4, "H=4 D=128 Dv=128 streams=1 L=512"),
+        ("error_rows.csv", "completeness", "FAIL", 1, "does not dominate this use"),
+        ("mae_ignored.csv", "parity", "FAIL", 1, "0.15 at dense"),
+        ("one_sided_streams.csv", "timing", "INVALID", 5, "2 streams, the reference on 1"),
+        ("divided_times.csv", "timing", "INVALID", 5, "speedup 2.667 is not ref_ms / tri_ms"),
+        ("fallback.csv", "parity", "INVALID", 5, "sdpa_packed ran"),
+    ],
+)
+def test_each_fault_is_refused_in_words(
+    file: str, gate: str, verdict: str, code: int, says: str
+) -> None:
+    found = judged(FOREIGN / file, "--device", "RTX 4090")
+    assert found["exit_code"] == code
+    assert verdicts(found)[gate] == verdict
+    assert any(says in g["message"] for g in found["gates"] if gate in g["gate"])
+    assert all(g["next_step"] for g in found["gates"] if g["verdict"] != "PASS")
+    assert found["decision"]["outcome"] == "UNDECIDED"
+
+
+def test_without_device_the_card_is_asked_for() -> None:
+    found = judged(FOREIGN / "no_device.csv")
+    physics = next(g for g in found["gates"] if g["gate"].startswith("physics"))
+    assert physics["verdict"] == "NOT_VERIFIED"
+    assert "device" in physics["message"]
+    assert "--device" in physics["next_step"]
+
+
+def test_variants_of_the_header_are_understood_and_said() -> None:
+    result = judge(FOREIGN / "variants.csv")
+    assert "Triton (us) as tri_ms" in result.output
+    assert "not used: Comment" in result.output
+    row = parse_foreign((FOREIGN / "variants.csv").read_bytes()).rows[0]
+    assert (row.mode, row.N, row.H, row.D, row.Dv, row.L) == ("dense", 1024, 8, 128, 128, 256)
+    assert (row.tri_ms, row.ref_ms, row.speedup, row.mae) == (0.18, 0.24, 1.33, 2e-4)
+    assert row.device == "NVIDIA GeForce RTX 4090"
+
+
+def test_the_documents_other_names_and_their_errors() -> None:
+    text = "N,H,D,Dv,L,triton_ms,sdpa_ms,status\n1024,8,64,64,64,0.1,0.2,ok\n1024,8,64,64,128,ERROR"
+    ran, died = parse_foreign(f"{text}\n".encode(), "sel_varlen.csv").rows
+    assert (ran.tri_ms, ran.ref_ms, ran.ok, ran.mode) == (0.1, 0.2, True, "varlen")
+    assert (died.ok, died.failed, died.L) == (False, "ERROR", 128)
+
+
+@pytest.mark.parametrize("column", ["H", "Dv", "dtype", "mae", "speedup", "streams", "N", "L"])
+def test_no_missing_column_ever_passes(tmp_path: Path, column: str) -> None:
+    names = [*HEADER.split(","), "dtype", "device"]
+    fields = "dense,1024,8,128,128,256,1,0.18,0.24,1.333,2e-4,fp16,RTX 4090"
+    values = dict(zip(names, fields.split(","), strict=True))
+    del values[column]
+    file = tmp_path / "x.csv"
+    file.write_text(f"{','.join(values)}\n{','.join(values.values())}\n")
+    found = judged(file)
+    assert found["exit_code"] in (4, 5)
+    assert found["decision"]["outcome"] == "UNDECIDED"
+    if column in ("H", "Dv", "dtype", "mae", "N"):
+        assert any(column in gate["message"] for gate in found["gates"])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "empty"),
+        ("a,b\n1,2\n", "names no L and no time"),
+        (f"{HEADER},triton_ms\n", "both mean tri_ms"),
+        (f"{HEADER}\n1,2\n", "line 2: 2 fields"),
+        (f"{HEADER}\n#end,3\n", "counts 3 rows, the file holds 0"),
+        (f"{HEADER}\n#end,0\ndense\n", "after the end mark"),
+    ],
+)
+def test_what_is_no_table_of_cells_is_refused(text: str, says: str) -> None:
+    with pytest.raises(EvidenceError, match=says):
+        parse_foreign(text.encode())
+
+
+def test_an_error_that_is_nan_is_invalid(tmp_path: Path) -> None:
+    file = tmp_path / "x.csv"
+    file.write_text(f"{HEADER}\ndense,1024,8,128,128,256,1,0.18,nan,1.3,nan\n")
+    found = judged(file, "--device", "RTX 4090")
+    assert verdicts(found)["parity"] == verdicts(found)["physics"] == "INVALID"
+
+
+def test_hostile_text_does_not_steer_the_terminal(tmp_path: Path) -> None:
+    file = tmp_path / "x.csv"
+    file.write_text(
+        f"{HEADER},status,\x1b]0;owned\x07\ndense,1024,8,128,128,256,1,,,,,\x1b[2Jdied\x07,x\n"
+    )
+    result = judge(file)
+    assert "died" in result.output
+    assert "\x1b" not in result.output
+    assert "\x07" not in result.output
+
+
+# --- sets of this project's CSVs --------------------------------------------------------------
+
+
+def _cell(mode: str, length: int, **changes: object) -> dict[str, object]:
+    when = {"began_ms": BEGAN + 100, "ended_ms": BEGAN + 1900, "ref_mae": 1e-4 + length * 1e-9}
+    return row(mode, length, **{**when, **changes})
+
+
+def write_set(folder: Path, telemetry: str = "quiet.csv", canary: str = "steady", **edit) -> list:
+    """Two CSVs, their canaries and telemetry; `edit` maps `mode_L` to changed columns or None."""
+    (folder / "telemetry.csv").write_bytes((MACHINE / telemetry).read_bytes())
+    files = []
+    for mode, lengths in LENGTHS.items():
+        rows = []
+        for length in lengths:
+            changes = edit.get(f"{mode}_{length}", edit.get("every", {}))
+            if changes is not None:
+                rows.append(_cell(mode, length, **changes))
+        files.append(folder / f"sel_{mode}.csv")
+        files[-1].write_bytes(csv_of(mode, *rows))
+        probes = (MACHINE / f"{canary}.canary.csv").read_bytes()
+        (folder / f"sel_{mode}.canary.csv").write_bytes(probes)
+    return files
+
+
+def losing(length: int) -> dict[str, object]:
+    """As fast as the reference, and no faster."""
+    scale = length / 64
+    own = {"speedup": 1.0, "speedup_lo": 0.95, "speedup_hi": 1.05}
+    times = {"tri_ms": 0.15 * scale, "tri_p10": 0.147 * scale, "tri_p90": 0.156 * scale}
+    shipped = {"operator_shipped_lo": 1.0, "operator_shipped_hi": 1.1}
+    return own | times | shipped | {"operator_tri_ms": 0.15 * scale}
+
+
+def test_an_honest_set_enables_from_the_right_length(tmp_path: Path) -> None:
+    found = judged(*write_set(tmp_path))
+    assert [g for g in found["gates"] if g["verdict"] != "PASS"] == []
+    assert found["decision"]["outcome"] == "ENABLE"
+    assert found["decision"]["min_L"] == 128, "varlen says nothing about 64"
+    assert found["exit_code"] == 0
+
+
+def test_one_losing_cell_at_a_larger_length_moves_it(tmp_path: Path) -> None:
+    found = judged(*write_set(tmp_path, varlen_256=losing(256)))
+    assert (found["decision"]["outcome"], found["decision"]["min_L"]) == ("ENABLE", 512)
+
+
+def test_an_all_losing_set_keeps_it_off_and_exits_with_zero(tmp_path: Path) -> None:
+    edit = {f"{m}_{n}": losing(n) for m, lengths in LENGTHS.items() for n in lengths}
+    found = judged(*write_set(tmp_path, **edit))
+    assert (found["decision"]["outcome"], found["exit_code"]) == ("KEEP_OFF", 0)
+    assert found["decision"]["min_L"] == 2048
+
+
+@pytest.mark.parametrize("cell", ["varlen_256", "varlen_1024", "dense_512", "dense_1024"])
+def test_one_missing_cell_decides_nothing(tmp_path: Path, cell: str) -> None:
+    found = judged(*write_set(tmp_path, **{cell: None}))
+    assert (found["decision"]["outcome"], found["exit_code"]) == ("UNDECIDED", 4)
+    assert f"L={cell.partition('_')[2]}" in next(
+        g["message"] for g in found["gates"] if g["gate"] == "completeness matrix"
+    )
+
+
+def test_a_margin_that_nobody_reaches_keeps_it_off(tmp_path: Path) -> None:
+    files = write_set(tmp_path)
+    assert judged(*files, "--margin", 1.5)["decision"]["outcome"] == "KEEP_OFF"
+
+
+def test_one_distribution_alone_decides_nothing(tmp_path: Path) -> None:
+    found = judged(write_set(tmp_path)[0])
+    assert found["decision"]["outcome"] == "UNDECIDED"
+    assert "no varlen measurements" in found["decision"]["summary"]
+    assert found["exit_code"] == 4
+
+
+@pytest.mark.parametrize(
+    ("telemetry", "canary", "says"),
+    [
+        ("throttled.csv", "steady", "throttled"),
+        ("slow_clock.csv", "steady", "clock was low"),
+        ("busy.csv", "steady", "Other processes"),
+        ("quiet.csv", "drifted", "not the same before and after"),
+    ],
+)
+def test_a_disturbed_machine_decides_nothing(
+    tmp_path: Path, telemetry: str, canary: str, says: str
+) -> None:
+    found = judged(*write_set(tmp_path, telemetry, canary))
+    assert (found["exit_code"], found["decision"]["outcome"]) == (5, "UNDECIDED")
+    assert any(says in gate["message"] for gate in found["gates"])
+
+
+def test_skipped_tests_beside_the_csvs_count(tmp_path: Path) -> None:
+    files = write_set(tmp_path)
+    (tmp_path / "parity.xml").write_bytes(junit(junit_case("t", inner=skip("no flag"))))
+    found = judged(*files, tmp_path / "parity.xml")
+    assert verdicts(found)["tests"] == "NOT_VERIFIED"
+    assert found["decision"]["outcome"] == "UNDECIDED"
+
+
+def test_a_broken_telemetry_is_invalid_and_not_ignored(tmp_path: Path) -> None:
+    files = write_set(tmp_path)
+    (tmp_path / "telemetry.csv").write_text("timestamp_ms,sm_mhz\n1,fast\n")
+    found = judged(*files)
+    assert found["exit_code"] == 5
+
+
+def test_the_interpreters_csv_is_no_evidence_about_a_card(tmp_path: Path) -> None:
+    file = tmp_path / "sel_dense.csv"
+    file.write_bytes(csv_of("dense", interpreted("dense", 64)))
+    found = judged(file)
+    assert found["exit_code"] == 4
+    assert verdicts(found)["physics"] == "NOT_VERIFIED"
+
+
+# --- usage ------------------------------------------------------------------------------------
+
+
+def test_nothing_to_judge_is_a_usage_error(tmp_path: Path) -> None:
+    telemetry = tmp_path / "telemetry.csv"
+    telemetry.write_bytes((MACHINE / "quiet.csv").read_bytes())
+    for path, says in (
+        (tmp_path, "no run.json"),
+        (telemetry, "no bench CSV"),
+        (tmp_path / "none.csv", "does not exist"),
+    ):
+        with pytest.raises((UsageError, click.UsageError), match=says):
+            judge(path)
