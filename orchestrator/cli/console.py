@@ -6,6 +6,7 @@ import codecs
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
@@ -28,6 +29,9 @@ STYLES = {
 _SEQUENCES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-Z\\-_])")
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _LONGEST = 2000
+LINES_A_SECOND = 200
+"""Most lines of a job's output that are printed; a flood would keep the log itself waiting."""
+_TAIL_BYTES, _TAIL_LINES = 4096, 10
 
 
 def plain(text: str) -> str:
@@ -61,6 +65,57 @@ class Lines:
             self._line(text[:_LONGEST])
 
 
+class BoundedLines:
+    """As many lines a second as somebody may follow; of a flood, how many more and the last ones.
+
+    What is left out costs no more than counting it: it is neither decoded nor searched.
+    """
+
+    def __init__(
+        self, line: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._line = line
+        self._lines = Lines(line)
+        self._clock = clock
+        self._since = clock()
+        self._left = LINES_A_SECOND
+        self._omitting = False
+        self._omitted = 0
+        self._tail = b""
+
+    def feed(self, data: bytes) -> None:
+        """Take some bytes."""
+        now = self._clock()
+        if now - self._since >= 1:
+            self._since, self._left = now, LINES_A_SECOND
+            data = self._catch_up(0) + data
+        if self._left and not self._omitting:
+            *lines, rest = data.split(b"\n", self._left)
+            self._left -= len(lines)
+            if self._left:
+                self._lines.feed(data)
+                return
+            self._lines.feed(b"\n".join([*lines, b""]))
+            data = rest
+        self._omitting = True
+        self._omitted += data.count(b"\n")
+        self._tail = (self._tail + data)[-_TAIL_BYTES:]
+
+    def flush(self) -> None:
+        """Hand over the last lines of what was left out, and an unfinished one."""
+        self._lines.feed(self._catch_up(_TAIL_LINES))
+        self._lines.flush()
+
+    def _catch_up(self, lines: int) -> bytes:
+        """Say how much was left out; the last lines of it, and the beginning of the next."""
+        last = self._tail.split(b"\n")[-lines - 1 :]
+        missing = self._omitted - (len(last) - 1)
+        if missing > 0:
+            self._line(f"[{missing} lines more than can be read here; the log has them all]")
+        self._omitting, self._omitted, self._tail = False, 0, b""
+        return b"\n".join(last)
+
+
 class _Terminal(Terminal):
     """A reader that has seen enough (`| head`) ends the printing, not the experiment."""
 
@@ -78,7 +133,7 @@ class Console:
         self.terminal = _Terminal(
             file=sys.stderr if to_stderr else sys.stdout, highlight=False, soft_wrap=True
         )
-        self._lines = Lines(self._log_line)
+        self._lines = BoundedLines(self._log_line)
         self._status: Status | None = None
 
     def __enter__(self) -> Console:
