@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from kernels.bench import contract
 from orchestrator.evidence import EvidenceError
-from orchestrator.evidence.bench import BenchRow
+from orchestrator.evidence.bench import Basis, BenchRow, Level
 from orchestrator.gates.findings import counted, listed
+from orchestrator.gates.margins import comparisons, non_monotone, sensitivity, wavering
 from orchestrator.models.verdict import Decision, GateResult, Obstacle, Outcome, Reason, Verdict
 
 
@@ -17,18 +18,22 @@ def decide(
     margin: float,
     gates: Sequence[GateResult],
     *,
+    level: Level = "operator",
+    reference: Basis = "strongest",
     current_min_L: int = 0,  # noqa: N803 - L is the field's name for the selected length
 ) -> Decision:
     """ENABLE or KEEP_OFF when every required gate is PASS and every row counts, else UNDECIDED.
 
-    `gates` are all gates the decision rests on; `current_min_L` is the threshold in force, which
-    KEEP_OFF never lowers.
+    `gates` are all gates the decision rests on; `level` and `reference` say which of the four
+    measured speedups decides; `current_min_L` is the threshold in force, which KEEP_OFF never
+    lowers.
     """
+    rows = (*dense, *varlen)
     obstacles = list(dict.fromkeys(_obstacles(dense, varlen, gates)))
     cells: list[contract.Cell] = []
     if not obstacles:
         try:
-            cells = [row.cell() for row in (*dense, *varlen)]
+            cells = [row.cell(level, reference) for row in rows]
             found = contract.threshold(cells, margin)
         except (EvidenceError, contract.ContractError) as error:
             obstacles.append(
@@ -38,26 +43,37 @@ def decide(
         return Decision(
             outcome=Outcome.UNDECIDED,
             margin=margin,
+            level=level,
+            reference=reference,
             summary=_undecided(obstacles, gates),
             obstacles=tuple(obstacles),
         )
     device = next(row.device for row in dense if row.device)
-    why = f" Below that: {found.obstacles[0]}." if found.obstacles else ""
+    over = f"the {reference} reference at {level} level"
     if found.min_L is None:
-        return Decision(
-            outcome=Outcome.KEEP_OFF,
-            min_L=found.setting(current_min_L),
-            margin=margin,
-            summary=f"KEEP_OFF: on {device} no tested length is admissible at margin {margin:g}: "
-            f"{listed(found.obstacles, 2)}.",
+        summary = (
+            f"KEEP_OFF: on {device} no tested length is admissible at margin {margin:g} over "
+            f"{over}: {listed(found.obstacles, 2)}."
+        )
+    else:
+        why = f" Below that: {found.obstacles[0]}." if found.obstacles else ""
+        summary = (
+            f"ENABLE from L={found.min_L}: on {device} every tested length from {found.min_L} on "
+            f"is at least {margin:g} times as fast as {over} (lower bound), in "
+            f"{counted(len(found.families), 'measured distribution')}.{why}"
         )
     return Decision(
-        outcome=Outcome.ENABLE,
-        min_L=found.min_L,
+        outcome=Outcome.KEEP_OFF if found.min_L is None else Outcome.ENABLE,
+        min_L=found.setting(current_min_L),
         margin=margin,
-        summary=f"ENABLE from L={found.min_L}: on {device} every tested length from "
-        f"{found.min_L} on is at least {margin:g} times as fast as the reference (lower bound), "
-        f"in {counted(len(found.families), 'measured distribution')}.{why}",
+        level=level,
+        reference=reference,
+        device=device,
+        summary=summary,
+        sensitivity=sensitivity(cells, margin),
+        comparisons=comparisons(rows, margin),
+        non_monotone=non_monotone(cells, margin),
+        noise_bound=wavering(rows, level, reference, margin),
     )
 
 
@@ -146,7 +162,9 @@ def _ungated(
 
 def _undecided(obstacles: Sequence[Obstacle], gates: Sequence[GateResult]) -> str:
     if {obstacle.reason for obstacle in obstacles} == {Reason.NO_CUDA_DEVICE}:
-        verified = all(gate.verdict is Verdict.PASS for gate in gates)
+        verified = all(
+            gate.verdict is Verdict.PASS or gate.reason is Reason.NO_CUDA_DEVICE for gate in gates
+        )
         tail = "; parity and completeness were verified." if verified else "."
         return f"UNDECIDED: the pod has no CUDA device, so no timing counts{tail}"
     rest = len(obstacles) - 1

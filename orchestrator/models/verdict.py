@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import Enum
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
@@ -114,6 +115,22 @@ class Obstacle(Record):
     message: str
 
 
+class AtMargin(Record):
+    """The threshold that the rule gives at one margin; None where no length is admissible."""
+
+    margin: float
+    min_L: int | None  # noqa: N815
+
+
+class Comparison(Record):
+    """The threshold at one level, against one reference, at the decision's margin."""
+
+    level: Literal["kernel", "operator"]
+    reference: Literal["shipped", "strongest"]
+    min_L: int | None  # noqa: N815
+    lowest: float = Field(description="smallest lower bound of all cells' speedups")
+
+
 class Decision(Record):
     """Whether, and from which selected length on, the kernel is to be used."""
 
@@ -124,6 +141,20 @@ class Decision(Record):
     margin: float = Field(gt=0, description="speedup that the lower bound must reach")
     summary: str
     obstacles: tuple[Obstacle, ...] = ()
+    level: Literal["kernel", "operator"] = "operator"
+    reference: Literal["shipped", "strongest"] = "strongest"
+    device: str | None = Field(default=None, description="GPU that it holds for, and no other")
+    sensitivity: tuple[AtMargin, ...] = Field(default=(), description="at other margins")
+    comparisons: tuple[Comparison, ...] = Field(
+        default=(), description="at both levels, against both references"
+    )
+    non_monotone: tuple[str, ...] = Field(
+        default=(), description="cells below the margin while a shorter length reaches it"
+    )
+    noise_bound: tuple[str, ...] = Field(
+        default=(), description="cells whose interval holds the margin, or that did not settle"
+    )
+    waivers: tuple[str, ...] = Field(default=(), description="gates waived, each with its reason")
     variant: str | None = Field(default=None, description="variant of phase 4 that it rests on")
     environment: dict[str, str] = Field(
         default_factory=dict, description="flags that the variant needs, in production too"

@@ -43,8 +43,8 @@ def junit(*cases: str) -> bytes:
 def row(mode: str, length: int, **changes: object) -> dict[str, object]:
     """One good row of a bench CSV: 1.5 times as fast at operator level, 1.8 at kernel level.
 
-    A changed `ref_ms`, `speedup`, `speedup_lo` or `speedup_hi` is changed in the columns of the
-    row's level and basis too, as the benchmark writes them; other changes stand as they are.
+    Where a time or a bound of the row's own comparison is changed, the other three follow, as if
+    measured in the same run; other changes stand as they are.
     """
     scale = length / 64
     values: dict[str, object] = {
@@ -74,16 +74,24 @@ def row(mode: str, length: int, **changes: object) -> dict[str, object]:
         "torch": "2.13.0", "triton": "3.9.0",
         "kernel_launched": f"triton.{mode}", "operator_launched": f"triton.{mode}",
     }  # fmt: skip
-    at = f"{changes.get('level', 'operator')}_{changes.get('basis', 'strongest')}"
-    for name, column in _TWICE.items():
-        if name in changes:
-            values[column.format(at)] = changes[name]
     values.update(changes)
+    if not changes.keys().isdisjoint(("tri_ms", "ref_ms", "speedup_lo", "speedup_hi")):
+        others = _follow(values)
+        values.update({name: value for name, value in others.items() if name not in changes})
     return {name: values.get(name, "") for name in columns(mode)}
 
 
-_TWICE = {"ref_ms": "{}_ms", "speedup_lo": "{}_lo", "speedup_hi": "{}_hi"}
-"""Columns that repeat one of the four comparisons: the row's own."""
+def _follow(values: Mapping[str, object]) -> dict[str, object]:
+    """Times and bounds of all four comparisons; kernel level does a tenth less than operator."""
+    found: dict[str, object] = {}
+    for level, part in (("kernel", 0.9), ("operator", 1)):
+        for side, name in (("tri", "tri_ms"), ("shipped", "ref_ms"), ("strongest", "ref_ms")):
+            ms = values[name]
+            found[f"{level}_{side}_ms"] = ms * part if isinstance(ms, float | int) else ms
+            if side != "tri":
+                found[f"{level}_{side}_lo"] = values["speedup_lo"]
+                found[f"{level}_{side}_hi"] = values["speedup_hi"]
+    return found
 
 
 def interpreted(mode: str, length: int) -> dict[str, object]:

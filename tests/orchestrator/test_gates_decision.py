@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import pytest
-from evidence_samples import bench_rows, interpreted, row
+from evidence_samples import RTX_4090, bench_rows, csv_of, interpreted, row
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kernels.bench import contract
+from orchestrator.evidence.bench import parse_bench
 from orchestrator.gates import decide
-from orchestrator.models.verdict import GateResult, Outcome, Reason, Verdict
+from orchestrator.gates.bench import table_gate
+from orchestrator.gates.margins import condensed
+from orchestrator.models.playbook import BenchGate
+from orchestrator.models.verdict import Decision, GateResult, Outcome, Reason, Verdict
 
 NAMES = ("tests p.xml", "parity p.xml", "bench sel_dense.csv", "bench sel_varlen.csv")
 GATES = tuple(
@@ -116,27 +121,160 @@ def test_undecided(dense, varlen, gates, reason, word):
     assert any(word in obstacle.message for obstacle in decision.obstacles)
 
 
-BOUNDS = st.tuples(*(st.sampled_from([0.5, 1.1, 1.2, 1.3, 2.0]) for _ in LENGTHS))
-MARGINS = st.sampled_from([1.0, 1.15, 1.2, 1.5])
+# --- whatever was measured ------------------------------------------------------------------------
+
+MARGINS = st.sampled_from([1.0, 1.1, 1.15, 1.2, 1.5])
+CELLS = st.lists(
+    st.tuples(
+        st.sampled_from([0.5, 1.1, 1.2, 1.3, 2.0]),
+        # a cell in ten or so is missing, did not run, is wrong, or has no bound
+        st.sampled_from(["good"] * 24 + ["missing", "error", "wrong", "unbounded"]),
+    ),
+    min_size=len(LENGTHS),
+    max_size=len(LENGTHS),
+)
+FLAWS = {
+    "error": {"status": "error: MLIR"},
+    "wrong": {"mae": 0.15, "max_err": 1.0},
+    "unbounded": {"operator_strongest_lo": "", "operator_strongest_hi": ""},
+}
+
+
+def measured(mode: str, cells) -> list[dict[str, object]]:
+    return [
+        {**row(mode, length, tri_ms=1, ref_ms=low, speedup=low, speedup_lo=low, speedup_hi=low),
+         **FLAWS.get(state, {})}
+        for length, (low, state) in zip(LENGTHS, cells, strict=True)
+        if state != "missing"
+    ]  # fmt: skip
+
+
+def judged(dense, varlen, margin, order=None) -> Decision:
+    """Through the real gates, as a run would be."""
+    tables = []
+    gates = [gate for gate in GATES if not gate.gate.startswith("bench ")]
+    for mode, rows in (("dense", dense), ("varlen", varlen)):
+        name = f"sel_{mode}.csv"
+        shuffled = rows if order is None else sorted(rows, key=lambda r: order.index(r["L"]))
+        table = parse_bench(csv_of(mode, *shuffled), name)
+        gate = BenchGate(gate="bench", file=name, mode=mode, lengths=list(LENGTHS))
+        gates.append(table_gate(gate, table, [RTX_4090]))
+        tables.append(table.rows)
+    return decide(*tables, margin, gates)
 
 
 @settings(deadline=None)
-@given(BOUNDS, BOUNDS, MARGINS, st.permutations(range(3)))
-def test_enable_never_admits_a_length_below_the_margin(dense, varlen, margin, order):
-    rows = timed("dense", *dense), timed("varlen", *varlen)
-    decision = decided(*rows, margin=margin)
+@given(CELLS, CELLS, MARGINS, st.permutations(LENGTHS))
+def test_enable_admits_no_cell_that_is_missing_wrong_or_slow(dense, varlen, margin, order):
+    rows = measured("dense", dense), measured("varlen", varlen)
+    decision = judged(*rows, margin)
     if decision.outcome is Outcome.ENABLE:
-        for bounds in (dense, varlen):
-            admitted = [
-                low for length, low in zip(LENGTHS, bounds, strict=True) if length >= decision.min_L
-            ]
-            assert min(admitted) >= margin
-    shuffled = decided([rows[0][n] for n in order], [rows[1][n] for n in order], margin=margin)
-    assert shuffled.min_L == decision.min_L
-    stricter = decided(*rows, margin=margin + 0.2)
+        admitted = [
+            cell
+            for cells in (dense, varlen)
+            for length, cell in zip(LENGTHS, cells, strict=True)
+            if length >= decision.min_L
+        ]
+        assert all(low >= margin and state == "good" for low, state in admitted)
+    if any(state != "good" for _, state in (*dense, *varlen)):
+        assert decision.outcome is Outcome.UNDECIDED
+    again = judged(*rows, margin, order)
+    assert (again.outcome, again.min_L) == (decision.outcome, decision.min_L)
+
+
+@settings(deadline=None)
+@given(CELLS, CELLS, MARGINS, st.sampled_from([0.05, 0.2, 0.7]))
+def test_a_larger_margin_admits_no_more(dense, varlen, margin, more):
+    rows = measured("dense", dense), measured("varlen", varlen)
+    decision, stricter = judged(*rows, margin), judged(*rows, margin + more)
+    assert (decision.outcome is Outcome.UNDECIDED) == (stricter.outcome is Outcome.UNDECIDED)
     if stricter.outcome is Outcome.ENABLE:
         assert decision.outcome is Outcome.ENABLE
         assert decision.min_L <= stricter.min_L
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.sampled_from(LENGTHS), st.sampled_from([1, 1.2, 2])),
+        min_size=1,
+        unique_by=lambda cell: cell[:2],
+    ),
+    MARGINS,
+)
+def test_condensed_cells_give_the_same_threshold(cells, margin):
+    cells = [contract.Cell(family, length, low, 1e-4, RTX_4090) for family, length, low in cells]
+    expected = contract.threshold(cells, margin).min_L
+    assert contract.threshold(condensed(cells), margin).min_L == expected
+
+
+@given(st.sampled_from(["kernel", "operator"]), st.sampled_from(["shipped", "strongest"]))
+def test_a_row_is_the_cell_that_the_contract_reads(level, basis):
+    (only,) = bench_rows("varlen", row("varlen", 128, streams=2, form="decode"))
+    text = {
+        name: str(value) for name, value in row("varlen", 128, streams=2, form="decode").items()
+    }
+    assert only.cell(level, basis) == contract.cell_of(text, "x", level=level, reference=basis)
+
+
+# --- how firm it is -------------------------------------------------------------------------------
+
+
+def test_one_cell_removed_leaves_it_undecided():
+    good = [(2.0, "good")] * 3
+    assert judged(measured("dense", good), measured("varlen", good), 1.2).min_L == 64
+    rows = measured("dense", good)[:-1]
+    decision = judged(rows, measured("varlen", good), 1.2)
+    assert decision.outcome is Outcome.UNDECIDED
+    assert decision.obstacles[0].reason is Reason.INCOMPLETE
+
+
+@pytest.mark.parametrize(
+    ("level", "reference", "outcome"),
+    [
+        ("operator", "strongest", Outcome.KEEP_OFF),
+        ("operator", "shipped", Outcome.ENABLE),
+        ("kernel", "strongest", Outcome.ENABLE),
+    ],
+)
+def test_the_level_and_the_reference_that_are_asked_for_decide(level, reference, outcome):
+    changes = {"operator_strongest_lo": 1.1, "operator_strongest_hi": 1.6}
+    tables = [
+        bench_rows(mode, *(row(mode, length, **changes) for length in LENGTHS))
+        for mode in ("dense", "varlen")
+    ]
+    decision = decided(*tables, level=level, reference=reference)
+    assert (decision.outcome, decision.level, decision.reference) == (outcome, level, reference)
+    assert f"the {reference} reference at {level} level" in decision.summary
+    thresholds = {(c.level, c.reference): c.min_L for c in decision.comparisons}
+    assert thresholds == {
+        ("kernel", "shipped"): 64,
+        ("kernel", "strongest"): 64,
+        ("operator", "shipped"): 64,
+        ("operator", "strongest"): None,
+    }
+
+
+def test_a_level_that_was_not_measured_decides_nothing():
+    lacking = {"kernel_strongest_lo": "", "kernel_strongest_hi": ""}
+    dense = bench_rows("dense", *(row("dense", length, **lacking) for length in LENGTHS))
+    decision = decided(dense, GOOD[1], level="kernel")
+    assert decision.outcome is Outcome.UNDECIDED
+    assert "column kernel_strongest_lo: not measured" in decision.obstacles[0].message
+
+
+def test_margins_and_cells_that_waver_are_shown():
+    decision = decided(timed("dense", 1.25, 1.15, 1.45), timed("varlen", 1.5, 1.5, 1.5))
+    assert [(at.margin, at.min_L) for at in decision.sensitivity] == [
+        (1.1, 64), (1.2, 256), (1.3, 256),
+    ]  # fmt: skip
+    assert [text.partition(": ")[2] for text in decision.non_monotone] == [
+        "L=128 is below the margin (1.150), L=64 is not"
+    ]
+    assert [text.partition(", L=")[2] for text in decision.noise_bound] == [
+        "128: [1.150, 1.550] holds the margin 1.2"
+    ]
+    assert decision.device == RTX_4090
 
 
 @pytest.mark.parametrize("left_out", NAMES)
