@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from orchestrator.models.playbook import JobStep, Phase, Step
 from orchestrator.models.run import Artifact, JobState, RunPlan
 from orchestrator.store import runs
 from orchestrator.store.events import EventLog, read_events
-from orchestrator.store.lock import writing
+from orchestrator.store.lock import is_written, writing
 from orchestrator.store.paths import RunPaths
 from orchestrator.transport.connection import Connection
 from orchestrator.transport.embedded import embedded_pod
@@ -123,7 +123,7 @@ def _launcher(plan: RunPlan, ports: Ports) -> Iterator[tuple[SshLauncher, Connec
 def cancel(paths: RunPaths, ports: Ports) -> str | None:
     """End the run's job: TERM to its group, then KILL; then fetch what there is. The job's id.
 
-    Works beside a controller that follows the job: that one sees it end.
+    Works beside a controller that follows the job: that one sees it end, and fetches.
     """
     plan = runs.read_plan(paths)
     job = unfinished_job(paths)
@@ -136,6 +136,9 @@ def cancel(paths: RunPaths, ports: Ports) -> str | None:
         outcome = launcher.status(job).outcome(job)
     if outcome is not None:
         events.append("job.state", job=job, state=outcome.state.value, outcome=str(outcome))
+    if not is_written(paths):
+        with suppress(UsageError):  # a secret is not at hand; the job is over all the same
+            fetch(paths, ports)
     return job
 
 

@@ -103,3 +103,18 @@ def test_killed_again_and_again(rig: Rig, reference: Reference, seed: int) -> No
         time.sleep(chance.uniform(0, reference.seconds / 2))
         controller.kill()
     until_done(rig, reference)
+
+
+def test_what_is_cancelled_without_a_controller_is_fetched(rig: Rig) -> None:
+    controller = rig.start(seconds=60, lines=600)
+    rig.wait_for_log(controller, "line 000003")
+    controller.kill()
+    cancelled = rig.begin("cancel", "--json").end()
+    assert cancelled.code == 0, cancelled.stderr
+    assert rig.run is not None
+    log = (rig.job("dense") / "log").read_bytes()
+    assert b"line 000003" in log
+    assert (rig.run / "phase-2/dense/1/log").read_bytes() == log
+    assert rig.events("job.fetched", job=rig.job("dense").name)
+    assert rig.resume().end().code == 4  # nothing was shown
+    assert rig.starts() == ["dense", "varlen"]
