@@ -351,7 +351,8 @@ def ranges_fwd(
         covered = tl.maximum(covered, tl.max(tl.where(earlier, end_m[None, :], 0), 1))
     start = tl.maximum(start, covered)
     taken = tl.maximum(end_n - start, 0)
-    after = tl.cumsum(taken, 0)
+    # with an axis to spare: Triton 2.3.1 aborts on a scan of the layout that one axis gets here
+    after = tl.sum(tl.cumsum(taken[None, :], 1), 0)
     before = after - taken
     shift = start - before  # from a position within the range to its key
     first, end = _share(tl.sum(taken, 0), split, splits, BLOCK_L)
