@@ -1,170 +1,209 @@
-"""Times two sides of a comparison in one go, and says how sure the ratio is.
+"""Times several implementations of the same work in one go.
 
-Both sides get the same number of streams. Iterations alternate between them, so that a clock that
-drifts drifts for both. On a GPU the L2 is overwritten before each iteration, outside the timed
-region, and times are CUDA events; nothing is read back until the end, so launches stay ahead of
-the device. On a CPU times are `perf_counter`, and streams run one after the other.
+What makes the numbers mean something:
+
+- All take turns, A B C C B A ..., so that a clock that drifts drifts for each.
+- Inputs rotate among copies, and the L2 is overwritten before each iteration, outside the timed
+  region, so that nothing is found in a cache or remembered from the iteration before.
+- Every output is copied on the main stream right behind the timed region, then overwritten with
+  NaN. What is not there yet (work on a stream of its own), not written, or returned a second time
+  is NaN in the copy, and the caller compares the copies with the truth.
+- Each has the same number of streams.
+- Warm-up goes on until it is stable, timing until the intervals are narrow; what does not settle
+  is said in `Timed.settled`.
+
+On a CUDA device times are events, read back in batches so that launches stay ahead of the device.
+Where one of them takes little longer than a launch, all are replayed from CUDA graphs instead. On
+a CPU times are `perf_counter`, and streams run one after the other.
 """
 
 from __future__ import annotations
 
-import random
-import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import torch
+from torch import Tensor
 
-Call = Callable[[], object]
+from kernels.bench.clock import Clock
+from kernels.bench.intervals import MIN_PAIRS, median, ratio_interval
 
-RESAMPLES = 1000
-CONFIDENCE = 0.95
-MIN_PAIRS = 10
-"""Fewest pairs for an interval: the bootstrap of fewer is far narrower than it claims to be."""
-MIN_FLUSH_BYTES = 64 * 2**20
+Call = Callable[[], Tensor]
+Copies = Sequence[Sequence[Call]]
+"""Of each copy of the inputs, one call per stream; together they are one iteration."""
+
+STABLE = 0.02
+"""Largest change of every median between two batches of warm-up that counts as stable."""
+MAX_WARMUPS = 5
+NARROW = 0.02
+"""Width of an interval, relative to its middle, at which timing may stop."""
+MAX_FACTOR = 4
+"""Timing stops after this many times the iterations asked for, settled or not."""
+NEAR_FLOOR = 10
+"""Graphs are used where a median is below this many launches."""
 
 
 @dataclass(frozen=True)
-class PairedTimes:
-    """Milliseconds of each iteration; `triton[i]` and `reference[i]` ran next to each other."""
+class Timed:
+    """What became of `time_all`."""
 
-    triton: tuple[float, ...]
-    reference: tuple[float, ...]
-    triton_out: tuple[Any, ...] = field(default=(), repr=False)
-    """What the calls of the last timed iteration returned, one for each stream."""
-    reference_out: tuple[Any, ...] = field(default=(), repr=False)
-
-    @property
-    def triton_ms(self) -> float:
-        """Median."""
-        return statistics.median(self.triton)
-
-    @property
-    def reference_ms(self) -> float:
-        """Median."""
-        return statistics.median(self.reference)
+    samples: Mapping[str, tuple[float, ...]]
+    """Milliseconds; the i-th of each name ran in the same round."""
+    outputs: Mapping[str, Mapping[int, tuple[Tensor, ...]]]
+    """Of each copy of the inputs, what its last timed iteration returned, by stream."""
+    streams: Mapping[str, int]
+    """Streams that an iteration of each was spread over."""
+    started: Mapping[str, int]
+    """Iterations of each that Python started: warm-up, captured or timed, but not replayed."""
+    timer: str
+    """`events`, `graph` or `wall`."""
+    settled: str
+    """`yes`, or what did not settle."""
 
     @property
-    def speedup(self) -> float:
-        """Median of the reference over median of Triton."""
-        return self.reference_ms / self.triton_ms
-
-    def speedup_interval(self, seed: int = 0) -> tuple[float, float]:
-        """Bounds of the 95 % bootstrap interval of `speedup`; the point itself below `MIN_PAIRS`.
-
-        Resamples pairs, because neighbours share whatever disturbed them.
-        """
-        if len(self.triton) < MIN_PAIRS:
-            return self.speedup, self.speedup
-        rng = random.Random(seed)  # noqa: S311 - statistics, not secrets
-        pairs = list(zip(self.triton, self.reference, strict=True))
-        ratios = []
-        for _ in range(RESAMPLES):
-            triton, reference = zip(*rng.choices(pairs, k=len(pairs)), strict=True)
-            ratios.append(statistics.median(reference) / statistics.median(triton))
-        ratios.sort()
-        tail = round(RESAMPLES * (1 - CONFIDENCE) / 2)
-        return ratios[tail], ratios[-1 - tail]
+    def rounds(self) -> int:
+        """Timed iterations of each."""
+        return len(next(iter(self.samples.values())))
 
 
-def time_pair(
-    triton: Sequence[Call],
-    reference: Sequence[Call],
+def time_all(
+    contenders: Mapping[str, Copies],
+    ratios: Sequence[tuple[str, str]],
     *,
+    clock: Clock,
     iters: int,
     warmup: int,
-    device: torch.device,
-) -> PairedTimes:
-    """Time two sides that do the same work.
+    launch_ms: float = 0.0,
+    on_warm: Callable[[], object] = lambda: None,
+) -> Timed:
+    """Time contenders that do the same work.
 
     Args:
-        triton: one call per stream; together they are one iteration.
-        reference: as many calls as `triton`.
-        iters: timed iterations of each side.
-        warmup: untimed iterations of each side before them.
-        device: where the calls run.
+        contenders: by name, the calls of each copy and stream.
+        ratios: pairs of names; timing goes on until the interval of each ratio is narrow.
+        clock: of the device that the calls run on.
+        iters: timed iterations of each, at least.
+        warmup: untimed iterations of each, at least.
+        launch_ms: launch floor, which decides on graphs.
+        on_warm: called once between warm-up and timing.
 
     Raises:
-        ValueError: the sides differ in their number of streams, or `iters < 1`.
+        ValueError: they differ in their copies or streams, or `iters < 1`.
     """
-    if len(triton) != len(reference):
-        raise ValueError(f"{len(triton)} streams against {len(reference)}: not a comparison")
+    shapes = {name: [len(calls) for calls in copies] for name, copies in contenders.items()}
+    if len({tuple(shape) for shape in shapes.values()}) != 1:
+        raise ValueError(f"streams of each copy differ, this is no comparison: {shapes}")
     if iters < 1:
         raise ValueError(f"iters must be at least 1, got {iters}")
-    clock = _CudaClock(device, len(triton)) if device.type == "cuda" else _CpuClock()
-    for _ in range(warmup):
-        clock.run(triton)
-        clock.run(reference)
-    clock.clear()
-    for i in range(iters):
-        # the side that goes first may find a busier or a colder device: take turns
-        # an earlier iteration's outputs are let go, so that this one's cannot be taken for them
-        last: dict[bool, tuple[Any, ...]] = {}
-        for first in (True, False) if i % 2 == 0 else (False, True):
-            last[first] = clock.run(triton if first else reference)
-    times = clock.milliseconds()
-    # undo the turns: of each two times, the odd iterations hold the reference's first
-    pairs = [times[i : i + 2][:: 1 if i % 4 == 0 else -1] for i in range(0, len(times), 2)]
-    return PairedTimes(
-        tuple(a for a, _ in pairs), tuple(b for _, b in pairs), last[True], last[False]
+    rounds = _Rounds(contenders, clock)
+    doubts = _warm_up(rounds, warmup)
+    if warmup and min(median(times) for times in rounds.times().values()) < NEAR_FLOOR * launch_ms:
+        doubts += rounds.capture()
+    rounds.clear()
+    on_warm()
+    began = rounds.done
+    while True:
+        rounds.run(iters)
+        timed = rounds.done - began
+        samples = rounds.times()
+        wide = _too_wide(samples, ratios)
+        if not wide or timed < MIN_PAIRS or timed >= MAX_FACTOR * iters:
+            break
+    doubts += wide
+    return Timed(
+        {name: tuple(times) for name, times in samples.items()},
+        rounds.outputs,
+        {name: len(copies[0]) for name, copies in contenders.items()},
+        rounds.started,
+        "graph" if rounds.captured else clock.timer,
+        "; ".join(doubts) or "yes",
     )
 
 
-class _CpuClock:
-    def __init__(self) -> None:
-        self._times: list[float] = []
+def _warm_up(rounds: _Rounds, warmup: int) -> list[str]:
+    """At least `warmup` rounds, then as many again until their times stop changing."""
+    before: dict[str, float] | None = None
+    for _ in range(MAX_WARMUPS if warmup else 0):
+        rounds.clear()
+        rounds.run(warmup)
+        now = {name: median(times) for name, times in rounds.times().items()}
+        if before and all(abs(now[n] - before[n]) <= STABLE * before[n] for n in now):
+            return []
+        before = now
+    if not warmup:
+        return ["no warm-up"]
+    return [f"still warming up after {MAX_WARMUPS * warmup} iterations"]
 
-    def run(self, calls: Sequence[Call]) -> tuple[Any, ...]:
-        began = time.perf_counter()
-        made = tuple(call() for call in calls)
-        self._times.append((time.perf_counter() - began) * 1e3)
-        return made
+
+def _too_wide(
+    samples: Mapping[str, Sequence[float]], ratios: Sequence[tuple[str, str]]
+) -> list[str]:
+    rounds = len(next(iter(samples.values())))
+    if rounds < MIN_PAIRS:
+        return [f"{rounds} iterations are too few for an interval"]
+    widest = 0.0
+    for above, below in ratios:
+        low, high = ratio_interval(samples[above], samples[below])
+        widest = max(widest, 2 * (high - low) / (high + low))
+    if widest <= NARROW:
+        return []
+    return [f"after {rounds} iterations the widest interval is still {widest:.1%}"]
+
+
+class _Rounds:
+    """Rounds in which every contender runs once, on the same copy of the inputs."""
+
+    def __init__(self, contenders: Mapping[str, Copies], clock: Clock) -> None:
+        self._contenders: dict[str, Sequence[Any]] = dict(contenders)
+        self._clock = clock
+        self._order: list[str] = []
+        self.done = 0
+        self.captured = False
+        self.started = dict.fromkeys(contenders, 0)
+        self.outputs: dict[str, dict[int, tuple[Tensor, ...]]] = {n: {} for n in contenders}
+
+    def run(self, count: int) -> None:
+        for _ in range(count):
+            names = list(self._contenders)
+            # who goes first may find a busier or a colder device: take turns
+            for name in names if self.done % 2 == 0 else reversed(names):
+                copies = self._contenders[name]
+                copy = self.done % len(copies)
+                self.outputs[name][copy] = self._clock.run(copies[copy])
+                self._order.append(name)
+                self.started[name] += not self.captured
+            self.done += 1
+
+    def times(self) -> dict[str, list[float]]:
+        found: dict[str, list[float]] = {name: [] for name in self._contenders}
+        for name, ms in zip(self._order, self._clock.milliseconds(), strict=True):
+            found[name].append(ms)
+        return found
 
     def clear(self) -> None:
-        self._times.clear()
+        self._clock.clear()
+        self._order.clear()
+        for outputs in self.outputs.values():
+            outputs.clear()
 
-    def milliseconds(self) -> list[float]:
-        return list(self._times)
+    def capture(self) -> list[str]:
+        """Replace all calls by graphs; keeps the calls if one cannot be captured, and says so."""
+        made: dict[str, list[Any]] = {name: [] for name in self._contenders}
+        try:
+            for name, copies in self._contenders.items():
+                for calls in copies:
+                    self.started[name] += 1
+                    made[name].append(self._clock.capture(calls))
+        except (RuntimeError, NotImplementedError) as error:
+            reason = " ".join(str(error).split())[:120]
+            return [f"near the launch floor, and {name} cannot be captured: {reason}"]
+        self._contenders = dict(made)
+        self.captured = True
+        self.run(len(next(iter(made.values()))))  # the first replay uploads the graph
+        return []
 
 
-class _CudaClock:
-    def __init__(self, device: torch.device, streams: int) -> None:
-        # a single stream is the current one: nothing to fork or join
-        self._streams = [torch.cuda.Stream(device) for _ in range(streams)] if streams > 1 else []
-        self._device = device
-        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        properties = torch.cuda.get_device_properties(device)
-        # named l2_cache_size or L2_cache_size by the torch version; twice, to evict all of it
-        size = getattr(properties, "L2_cache_size", getattr(properties, "l2_cache_size", 0))
-        flush_bytes = max(2 * size, MIN_FLUSH_BYTES)
-        self._flush = torch.empty(flush_bytes, dtype=torch.int8, device=device)
-
-    def run(self, calls: Sequence[Call]) -> tuple[Any, ...]:
-        made = []
-        start = torch.cuda.Event(enable_timing=True)
-        end = torch.cuda.Event(enable_timing=True)
-        main = torch.cuda.current_stream(self._device)
-        self._flush.zero_()
-        start.record(main)
-        if not self._streams:
-            made.append(calls[0]())
-        else:
-            for stream, call in zip(self._streams, calls, strict=True):
-                stream.wait_stream(main)
-                with torch.cuda.stream(stream):
-                    made.append(call())
-            for stream in self._streams:
-                main.wait_stream(stream)
-        end.record(main)
-        self._events.append((start, end))
-        return tuple(made)
-
-    def clear(self) -> None:
-        torch.cuda.synchronize(self._device)
-        self._events.clear()
-
-    def milliseconds(self) -> list[float]:
-        torch.cuda.synchronize(self._device)
-        return [start.elapsed_time(end) for start, end in self._events]
+def now_ms() -> int:
+    """Wall clock, milliseconds since the epoch."""
+    return time.time_ns() // 10**6

@@ -1,45 +1,33 @@
-"""What the benchmark runs on: seeded inputs, and both sides of the comparison over them.
+"""What the benchmark runs on: seeded inputs, at both levels, with the truth about them.
 
 | `--dist` | a row's keys | mode |
 |---|---|---|
-| `few` | one span of L keys | dense |
-| `many` | 8 spans, together L keys | varlen |
-| `mixed` | alternately 1 and 8 spans, together 1 to L keys; the longest row has L | varlen |
+| `few` | one span | dense; varlen with `--ragged` |
+| `many` | 8 spans | varlen |
+| `mixed` | alternately 1 and 8 spans | varlen |
 
-At *kernel* level both sides get K/V already packed: dense rows, or rows end to end for Triton and
-the same rows padded to L for SDPA (a plain view where all rows are equally long). At *operator*
-level both sides get `Q, K, V, ranges` over a shared cache of `64 * L` keys, and everything they do
-with them counts: the reference's gather, and Triton's own preparation.
+A row has L keys in all; with `--ragged` the first has L and the others anything from their number
+of spans to L. At *operator* level both sides get `Q, K, V, ranges`, the spans lying at random
+places, and everything they do with them counts. At *kernel* level both sides get the same selected
+keys already packed: rows end to end, and the same rows one by one, padded where they are ragged.
 """
-
-
-# ruff: noqa: D102 - the methods are documented once, on the protocol
 
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from kernels.selection import op
-from kernels.selection.flags import Flags
-from kernels.selection.reference import (
-    dense_attention_oracle,
-    dense_attention_packed,
-    grouped_selection_attention_packed,
-    pad_varlen,
-    selected_keys,
-    selection_attention_oracle,
-    varlen_attention_oracle,
-)
+from kernels.selection.reference import pad_varlen, selection_attention_oracle
 
-MANY_SPANS = 8
-CACHE_FACTOR = 64
-"""Keys in the cache of an operator-level workload, per selected key."""
+CACHE_FACTOR = {"rows": 4, "decode": 64}
+"""Keys in a cache of the operator level, per selected key: a cache a row, or one for all."""
+
+Places = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -51,169 +39,87 @@ class Shape:
     D: int
     Dv: int
     L: int
-    dist: str
+    nspans: int
+    mixed: bool
+    ragged: bool
+    form: str
     dtype: torch.dtype
     device: torch.device
     seed: int
 
     @property
-    def nspans(self) -> int:
-        """Most spans that a row has."""
-        return 1 if self.dist == "few" else MANY_SPANS
-
-
-class Workload(Protocol):
-    """Inputs of a cell, with both sides, the oracle, and the keys to probe."""
-
-    level: str
-    reference_name: str
-
-    @property
-    def rows(self) -> Tensor:
-        """Queries as `[N, H, D]`."""
-        ...
-
-    @property
-    def keys(self) -> tuple[Tensor, Tensor]:
-        """Keys and values as `[keys, D]` and `[keys, Dv]`."""
-        ...
-
-    def with_keys(self, K: Tensor, V: Tensor) -> Workload:
-        """Equal, but for the keys and values, in the form of `keys`."""
-        ...
-
-    def places(self) -> Mapping[str, Tensor]:
-        """First, middle and last key of each row, for `checks.ignored_keys`."""
-        ...
-
-    def split(self, parts: int) -> list[Workload]:
-        """The rows in `parts` workloads, one per stream."""
-        ...
-
-    def triton(self, flags: Flags) -> Tensor:
-        """`[N, H, Dv]`."""
-        ...
-
-    def reference(self) -> Tensor:
-        """`[N, H, Dv]`."""
-        ...
-
-    def oracle(self) -> Tensor:
-        """`[N, H, Dv]` fp64."""
-        ...
+    def dense(self) -> bool:
+        """Every row is one span of L keys."""
+        return self.nspans == 1 and not self.ragged
 
 
 @dataclass(frozen=True)
-class DenseWorkload:
-    """`Q[N, H, D], K[N, L, D], V[N, L, Dv]`."""
-
-    Q: Tensor
-    K: Tensor
-    V: Tensor
-    level: str = "kernel"
-    reference_name: str = "packed_sdpa"
-
-    @property
-    def rows(self) -> Tensor:
-        return self.Q
-
-    @property
-    def keys(self) -> tuple[Tensor, Tensor]:
-        return self.K.flatten(0, 1), self.V.flatten(0, 1)
-
-    def with_keys(self, K: Tensor, V: Tensor) -> DenseWorkload:
-        return replace(self, K=K.view_as(self.K), V=V.view_as(self.V))
-
-    def places(self) -> Mapping[str, Tensor]:
-        N, L = self.K.shape[:2]
-        bounds = torch.arange(N + 1, device=self.K.device) * L
-        return _places(bounds)
-
-    def split(self, parts: int) -> list[Workload]:
-        return [replace(self, Q=self.Q[r], K=self.K[r], V=self.V[r]) for r in _parts(self.Q, parts)]
-
-    def triton(self, flags: Flags) -> Tensor:
-        launcher = op.sel_attn_fwd_dense_group if flags.group else op.sel_attn_fwd_dense
-        return launcher(self.Q, self.K, self.V, flags=flags)
-
-    def reference(self) -> Tensor:
-        return dense_attention_packed(self.Q, self.K, self.V)
-
-    def oracle(self) -> Tensor:
-        return dense_attention_oracle(self.Q, self.K, self.V)
-
-
-@dataclass(frozen=True)
-class VarlenWorkload:
-    """`Q[N, H, D]`, keys end to end for Triton, and the same keys padded for SDPA."""
+class PackedRows:
+    """Kernel level: `Q[N, H, D]` and the keys of each row, in both packed forms."""
 
     Q: Tensor
     K_all: Tensor
+    """`[sum L, D]`, rows end to end."""
     V_all: Tensor
     cu_seqlens: Tensor
-    L: int
-    padded: tuple[Tensor, Tensor, Tensor | None]
-    level: str = "kernel"
-    reference_name: str = "packed_sdpa"
+    """`[N + 1]` int32."""
+    K: Tensor
+    """`[N, L, D]`: the same keys, padded; a view of `K_all` where all rows have L."""
+    V: Tensor
+    lengths: Tensor | None
+    """`[N]`; None where all rows have L."""
+    dense: bool
 
     @classmethod
-    def build(cls, Q: Tensor, K_all: Tensor, V_all: Tensor, cu: Tensor, L: int) -> VarlenWorkload:
-        """Pad for SDPA here, outside any timed region: both sides get packed rows."""
+    def build(
+        cls, Q: Tensor, K_all: Tensor, V_all: Tensor, cu: Tensor, L: int, *, dense: bool
+    ) -> PackedRows:
+        """Pad here, outside any timed region: both sides get packed rows."""
         N = Q.shape[0]
         if K_all.shape[0] == N * L:  # no row is longer than L, so all are equally long
-            padded = (K_all.view(N, L, -1), V_all.view(N, L, -1), None)
-            return cls(Q, K_all, V_all, cu, L, padded)
-        padded = pad_varlen(K_all, V_all, cu, L)
-        return cls(Q, K_all, V_all, cu, L, padded, reference_name="packed_sdpa.masked")
-
-    @property
-    def rows(self) -> Tensor:
-        return self.Q
+            return cls(Q, K_all, V_all, cu, K_all.view(N, L, -1), V_all.view(N, L, -1), None, dense)
+        return cls(Q, K_all, V_all, cu, *pad_varlen(K_all, V_all, cu, L), dense)
 
     @property
     def keys(self) -> tuple[Tensor, Tensor]:
+        """`[keys, D]` and `[keys, Dv]`, for the mutation probe."""
         return self.K_all, self.V_all
 
-    def with_keys(self, K: Tensor, V: Tensor) -> VarlenWorkload:
-        return self.build(self.Q, K, V, self.cu_seqlens, self.L)
+    def with_keys(self, K: Tensor, V: Tensor) -> PackedRows:
+        """Equal, but for the keys and values, in the form of `keys`."""
+        L = self.K.shape[1]
+        return self.build(self.Q, K, V, self.cu_seqlens, L, dense=self.dense)
 
-    def places(self) -> Mapping[str, Tensor]:
+    def places(self) -> Places:
+        """First, middle and last key of each row, for `checks.ignored_keys`."""
         return _places(self.cu_seqlens.long())
 
-    def split(self, parts: int) -> list[Workload]:
-        def part(rows: slice) -> VarlenWorkload:
-            cu = self.cu_seqlens[rows.start : rows.stop + 1]
-            first, end = int(cu[0]), int(cu[-1])
-            padded = tuple(None if p is None else p[rows] for p in self.padded)
-            return replace(
-                self,
-                Q=self.Q[rows],
-                K_all=self.K_all[first:end],
-                V_all=self.V_all[first:end],
-                cu_seqlens=cu - first,
-                padded=padded,
-            )
+    def split(self, parts: int) -> list[PackedRows]:
+        """The rows in `parts` workloads, one per stream."""
+        return [self._part(rows) for rows in _parts(self.Q, parts)]
 
-        return [part(rows) for rows in _parts(self.Q, parts)]
-
-    def triton(self, flags: Flags) -> Tensor:
-        launcher = op.sel_attn_fwd_varlen_group if flags.group else op.sel_attn_fwd_varlen
-        return launcher(self.Q, self.K_all, self.V_all, self.cu_seqlens, flags=flags)
-
-    def reference(self) -> Tensor:
-        return dense_attention_packed(self.Q, *self.padded)
-
-    def oracle(self) -> Tensor:
-        return varlen_attention_oracle(self.Q, self.K_all, self.V_all, self.cu_seqlens)
+    def _part(self, rows: slice) -> PackedRows:
+        cu = self.cu_seqlens[rows.start : rows.stop + 1]
+        first, end = int(cu[0]), int(cu[-1])
+        return replace(
+            self,
+            Q=self.Q[rows],
+            K_all=self.K_all[first:end],
+            V_all=self.V_all[first:end],
+            cu_seqlens=cu - first,
+            K=self.K[rows],
+            V=self.V[rows],
+            lengths=None if self.lengths is None else self.lengths[rows],
+        )
 
 
 @dataclass(frozen=True)
-class OperatorWorkload:
-    """`Q, K, V, ranges` over one shared cache.
+class Selection:
+    """Operator level: ranges over caches.
 
-    `Q[N, H, D]`, `K[S_kv, D]`, `V[S_kv, Dv]`, `ranges[N, n, 2]`. A decode step is
-    `B=1, S=1, G=N`: one query per sequence, the cache shared by stride 0. Otherwise the rows are
-    `B=1, S=N, G=1`: a prefill.
+    `Q[N, H, D]`, `K[R, S_kv, D]`, `V[R, S_kv, Dv]`, `ranges[N, n, 2]`. Form `rows` has `R = N`:
+    the operator sees `B=N, S=G=1`. Form `decode` has `R = 1`: one query a sequence, `B=S=1, G=N`,
+    over a cache that all share by stride 0.
     """
 
     Q: Tensor
@@ -221,123 +127,162 @@ class OperatorWorkload:
     V: Tensor
     ranges: Tensor
     L: int
-    decode: bool
-    level: str = "operator"
-    reference_name: str = "grouped_selection_attention_packed"
+    selected: Tensor
+    """`[sum L]`: the selected keys of all rows, as rows of the flattened cache."""
+    bounds: Tensor
+    """`[N + 1]`: where each row's begin in `selected`."""
 
     @property
-    def rows(self) -> Tensor:
-        return self.Q
+    def shared(self) -> bool:
+        """One cache for all rows."""
+        return len(self.K) == 1 < len(self.Q)
 
     @property
     def keys(self) -> tuple[Tensor, Tensor]:
-        return self.K, self.V
+        """As `PackedRows.keys`."""
+        return self.K.flatten(0, 1), self.V.flatten(0, 1)
 
-    def with_keys(self, K: Tensor, V: Tensor) -> OperatorWorkload:
-        return replace(self, K=K, V=V)
+    def with_keys(self, K: Tensor, V: Tensor) -> Selection:
+        """As `PackedRows.with_keys`."""
+        return replace(self, K=K.view_as(self.K), V=V.view_as(self.V))
 
-    def places(self) -> Mapping[str, Tensor]:
-        names = ("first", "middle", "last")
-        found = {name: [-1] * self.Q.shape[0] for name in names}
-        for row in sorted({0, self.Q.shape[0] // 2, self.Q.shape[0] - 1}):
-            keys = selected_keys(self.ranges[row].tolist(), self.K.shape[0])
-            for name, key in zip(names, (keys[0], keys[len(keys) // 2], keys[-1]), strict=True):
-                if key not in found[name]:  # rows share the cache: one row changes a key
-                    found[name][row] = key
-        return {name: torch.tensor(keys, device=self.K.device) for name, keys in found.items()}
+    def places(self) -> Places:
+        """As `PackedRows.places`."""
+        found = {name: self.selected[place] for name, place in _places(self.bounds).items()}
+        if not self.shared:
+            return found
+        # rows share the cache, and a key can be changed for one row only: three rows, once each
+        rows = sorted({0, self.Q.shape[0] // 2, self.Q.shape[0] - 1})
+        for name, keys in found.items():
+            chosen = torch.full_like(keys, -1)
+            for row in rows:
+                if not (chosen == keys[row]).any():
+                    chosen[row] = keys[row]
+            found[name] = chosen
+        return found
 
-    def split(self, parts: int) -> list[Workload]:
-        return [replace(self, Q=self.Q[r], ranges=self.ranges[r]) for r in _parts(self.Q, parts)]
+    def split(self, parts: int) -> list[Selection]:
+        """As `PackedRows.split`."""
+        return [self._part(rows) for rows in _parts(self.Q, parts)]
 
-    def triton(self, flags: Flags) -> Tensor:
-        out = op.selection_attention_triton(*self._operands(), max_len=self.L, flags=flags)
-        return out.view(*self.Q.shape[:2], -1)
+    def _part(self, rows: slice) -> Selection:
+        caches = slice(None) if self.shared else rows
+        bounds = self.bounds[rows.start : rows.stop + 1]
+        first, end = int(bounds[0]), int(bounds[-1])
+        before = 0 if self.shared else rows.start * self.K.shape[1]
+        return replace(
+            self,
+            Q=self.Q[rows],
+            K=self.K[caches],
+            V=self.V[caches],
+            ranges=self.ranges[rows],
+            selected=self.selected[first:end] - before,
+            bounds=bounds - first,
+        )
 
-    def reference(self) -> Tensor:
-        out = grouped_selection_attention_packed(*self._operands(), max_len=self.L)
-        return out.view(*self.Q.shape[:2], -1)
-
-    def oracle(self) -> Tensor:
-        return selection_attention_oracle(*self._operands()).view(*self.Q.shape[:2], -1)
-
-    def _operands(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        N = self.Q.shape[0]
-        if not self.decode:
+    def operands(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`Q[B, S, G, H, D], K[B, G, S_kv, D], V[B, G, S_kv, Dv], ranges[B, S, G, n, 2]`."""
+        if not self.shared:
             return (
-                self.Q[None, :, None],
-                self.K[None, None],
-                self.V[None, None],
-                self.ranges[None, :, None],
+                self.Q[:, None, None],
+                self.K[:, None],
+                self.V[:, None],
+                self.ranges[:, None, None],
             )
-        K = self.K.expand(1, N, *self.K.shape)
-        V = self.V.expand(1, N, *self.V.shape)
+        N = self.Q.shape[0]
+        K, V = (X.expand(N, -1, -1)[None] for X in (self.K, self.V))
         return self.Q[None, None], K, V, self.ranges[None, None]
 
 
-def kernel_workload(shape: Shape) -> Workload:
-    """Packed rows for the kernel-level comparison.
+@dataclass(frozen=True)
+class Inputs:
+    """One copy of a cell's inputs, for both levels, and what is true of them."""
+
+    kernel: PackedRows
+    operator: Selection
+    bytes: int
+    """That any correct implementation must move: Q, each selected key and value, and the output."""
+    flops: int
+
+    def at(self, level: str) -> PackedRows | Selection:
+        """The workload of a level."""
+        return self.kernel if level == "kernel" else self.operator
+
+    def oracle(self) -> Tensor:
+        """`[N, H, Dv]` fp64, from the operator's tensors; the packed rows must give the same."""
+        Q = self.operator.Q
+        out = selection_attention_oracle(*self.operator.operands())
+        return out.view(*Q.shape[:2], -1)
+
+
+def build(shape: Shape, copy: int = 0) -> Inputs:
+    """Inputs of a cell; another `copy` has other values at other places, in the same shape.
 
     Raises:
         ValueError: fewer keys than spans.
     """
-    rng = _generator(shape)
-    Q = _randn(shape, rng, shape.N, shape.H, shape.D)
-    if shape.dist == "few":
-        K = _randn(shape, rng, shape.N, shape.L, shape.D)
-        return DenseWorkload(Q, K, _randn(shape, rng, shape.N, shape.L, shape.Dv))
-    lengths = [sum(spans) for spans in _span_lengths(shape, rng)]
-    K_all = _randn(shape, rng, sum(lengths), shape.D)
-    V_all = _randn(shape, rng, sum(lengths), shape.Dv)
-    cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).to(shape.device, torch.int32)
-    return VarlenWorkload.build(Q, K_all, V_all, cu_seqlens, shape.L)
-
-
-def operator_workload(shape: Shape, *, decode: bool) -> Workload:
-    """Ranges over one shared cache for the operator-level comparison.
-
-    Raises:
-        ValueError: fewer keys than spans.
-    """
-    rng = _generator(shape)
-    S_kv = CACHE_FACTOR * shape.L
+    seed = (shape.seed * 1_000_003 + shape.L) * 101 + copy
+    S_kv = CACHE_FACTOR[shape.form] * shape.L
+    caches = 1 if shape.form == "decode" else shape.N
+    # how long the rows are is part of the shape: equal in every copy
+    rows = _span_lengths(shape, random.Random(shape.seed))  # noqa: S311 - inputs, not secrets
+    places = random.Random(seed)  # noqa: S311
     ranges = torch.zeros(shape.N, shape.nspans, 2, dtype=torch.int32)
-    for row, spans in enumerate(_span_lengths(shape, rng)):
+    starts: list[int] = []
+    for row, spans in enumerate(rows):
         room = S_kv // len(spans)  # one span in each: disjoint, and far apart
         for i, length in enumerate(spans):
-            gap = int(torch.randint(0, room - length + 1, (), generator=rng))
-            ranges[row, i, 0] = i * room + gap
-            ranges[row, i, 1] = i * room + gap + length
-    return OperatorWorkload(
-        _randn(shape, rng, shape.N, shape.H, shape.D),
-        _randn(shape, rng, S_kv, shape.D),
-        _randn(shape, rng, S_kv, shape.Dv),
-        ranges.to(shape.device),
+            start = i * room + places.randint(0, room - length)
+            ranges[row, i, 0], ranges[row, i, 1] = start, start + length
+            starts.append(start if caches == 1 else row * S_kv + start)
+    bounds = torch.tensor([0, *(sum(spans) for spans in rows)]).cumsum(0)
+    selected = _concatenated(starts, [length for spans in rows for length in spans])
+    bounds, selected = bounds.to(shape.device), selected.to(shape.device)
+    rng = torch.Generator(shape.device).manual_seed(seed)
+    Q = _randn(shape, rng, shape.N, shape.H, shape.D)
+    K = _randn(shape, rng, caches, S_kv, shape.D)
+    V = _randn(shape, rng, caches, S_kv, shape.Dv)
+    packed = PackedRows.build(
+        Q,
+        K.flatten(0, 1)[selected],
+        V.flatten(0, 1)[selected],
+        bounds.to(torch.int32),
         shape.L,
-        decode,
+        dense=shape.dense,
+    )
+    read = int(selected.unique().numel()) * (shape.D + shape.Dv)
+    moved = shape.N * shape.H * (shape.D + shape.Dv) + read
+    return Inputs(
+        packed,
+        Selection(Q, K, V, ranges.to(shape.device), shape.L, selected, bounds),
+        moved * Q.element_size(),
+        2 * selected.numel() * shape.H * (shape.D + shape.Dv),
     )
 
 
-def _span_lengths(shape: Shape, rng: torch.Generator) -> list[list[int]]:
+def _concatenated(starts: list[int], lengths: list[int]) -> Tensor:
+    """`start, start + 1, ...` of each span, end to end."""
+    counts = torch.tensor(lengths)
+    ends = counts.cumsum(0)
+    shift = torch.tensor(starts) - (ends - counts)
+    return torch.arange(int(ends[-1])) + shift.repeat_interleave(counts)
+
+
+def _span_lengths(shape: Shape, rng: random.Random) -> list[list[int]]:
     if shape.nspans > shape.L:
         raise ValueError(f"L={shape.L} is less than the {shape.nspans} spans of a row")
     rows = []
     for row in range(shape.N):
-        total, spans = shape.L, shape.nspans
-        if shape.dist == "mixed":
-            spans = 1 if row % 2 == 0 else MANY_SPANS
-            if row > 0:  # row 0 is the longest
-                total = int(torch.randint(spans, shape.L + 1, (), generator=rng))
+        spans = 1 if shape.mixed and row % 2 == 0 else shape.nspans
+        total = shape.L
+        if shape.ragged and row > 0:  # row 0 is the longest
+            total = rng.randint(spans, shape.L)
         rows.append([total // spans + (i < total % spans) for i in range(spans)])
     return rows
 
 
-def _generator(shape: Shape) -> torch.Generator:
-    # on the CPU: the same inputs on every device
-    return torch.Generator().manual_seed(shape.seed * 1_000_003 + shape.L)
-
-
 def _randn(shape: Shape, rng: torch.Generator, *size: int) -> Tensor:
-    return torch.randn(*size, generator=rng).to(shape.device, shape.dtype)
+    return torch.randn(*size, generator=rng, device=shape.device, dtype=shape.dtype)
 
 
 def _parts(rows: Tensor, parts: int) -> list[slice]:
@@ -346,8 +291,6 @@ def _parts(rows: Tensor, parts: int) -> list[slice]:
     return [slice(a, b) for a, b in itertools.pairwise(bounds)]
 
 
-def _places(bounds: Tensor) -> Mapping[str, Tensor]:
+def _places(bounds: Tensor) -> dict[str, Tensor]:
     first, last = bounds[:-1], bounds[1:] - 1
-    empty = last < first
-    named = {"first": first, "middle": (first + last) // 2, "last": last}
-    return {name: torch.where(empty, -1, place) for name, place in named.items()}
+    return {"first": first, "middle": (first + last) // 2, "last": last}

@@ -1,0 +1,118 @@
+"""Starts the process that measures, listens to it, and says what it died of.
+
+Standard library only, like everything on this side of the pipe: the parent holds no memory of the
+device, and whatever a compiler or a kernel does to its process does not happen here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+COMMAND = (sys.executable, "-m", "kernels.bench.child")
+ROOT = Path(__file__).parents[2]
+TELLING = ("assert", "error", "exception", "terminate", "out of memory")
+"""Words of the line that says why a process died; others may follow it."""
+
+
+class Child:
+    """A process with a request, as a context manager. It is killed if it is left early."""
+
+    def __init__(self, request: Mapping[str, Any], command: Sequence[str] = COMMAND) -> None:
+        self._request = request
+        self._command = command
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
+        self._overdue = False
+
+    def __enter__(self) -> Child:
+        self._pipe, write_end = os.pipe()
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self._process = subprocess.Popen(
+            [*self._command, str(write_end)],
+            stdin=subprocess.PIPE,
+            stdout=self._stderr,
+            stderr=self._stderr,
+            pass_fds=[write_end],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        )
+        os.close(write_end)
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(self._request).encode())
+            self._process.stdin.close()
+        except BrokenPipeError:
+            pass  # it has died already; `death` says of what
+        return self
+
+    def messages(self, deadline: float | None = None) -> Iterator[dict[str, Any]]:
+        """What it tells, until it ends.
+
+        Args:
+            deadline: when to kill it, as `time.monotonic()` tells the time.
+        """
+        buffer = b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._pipe, selectors.EVENT_READ)
+            while True:
+                left = None if deadline is None else deadline - time.monotonic()
+                if (left is not None and left <= 0) or not selector.select(left):
+                    self._overdue = True
+                    self._process.kill()
+                    return
+                data = os.read(self._pipe, 65536)
+                if not data:
+                    return
+                *lines, buffer = (buffer + data).split(b"\n")
+                yield from map(json.loads, lines)
+
+    def death(self) -> str | None:
+        """Wait for its end: None if it ended well, else what became of it, in one line."""
+        code = self._process.wait()
+        if self._overdue:
+            return "it took too long"
+        if code == 0:
+            return None
+        end = f"the process ended with exit code {code}"
+        if code < 0:
+            end = f"the process died of {_signal(-code)}"
+        last = _telling_line(self.stderr())
+        return f"{end}: {last}" if last else end
+
+    def stderr(self) -> str:
+        """What it has printed so far."""
+        self._stderr.seek(0)
+        return self._stderr.read().decode(errors="replace")
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+        os.close(self._pipe)
+        self._stderr.close()
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _telling_line(text: str) -> str:
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if any(word in line.lower() for word in TELLING)]
+    return (telling or lines or [""])[-1][:300]
