@@ -18,7 +18,7 @@ from pathlib import Path
 from .environments import EnvironmentFailed, cache_dir
 from .matrix import QUICK, SHIPPED, Cell, run_matrix
 from .table import as_json, markdown, summary
-from .targets import TARGETS, VERSIONS
+from .targets import TARGETS, VERSIONS, Target
 
 OK, FAIL, INFRA = 0, 1, 3
 
@@ -48,18 +48,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         timeout_s=options.timeout,
         report=report,
     )
-    date = datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat()
-    if options.markdown:
-        command = " ".join(["python -m kernels.compat", *(["--quick"] if options.quick else [])])
-        options.markdown.write_text(markdown(cells, date, command), encoding="utf-8")
-    if options.json:
-        options.json.write_text(json.dumps(as_json(cells, date), indent=1), encoding="utf-8")
     compiled = sum(len(cell.outcomes) for cell in cells)
     wrong = sum(len(cell.failures) for cell in cells)
     print(f"{compiled} launches, {len(cells)} pairs of Triton and target, {wrong} failures")
     if unmade:
+        print("nothing is written: part of the matrix is missing", file=sys.stderr)
         return INFRA
+    date = datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat()
+    if options.markdown:
+        page = markdown(cells, date, _command(options))
+        options.markdown.write_text(page, encoding="utf-8")
+    if options.json:
+        options.json.write_text(json.dumps(as_json(cells, date), indent=1), encoding="utf-8")
     return FAIL if wrong else OK
+
+
+def _command(options: argparse.Namespace) -> str:
+    """What makes the same table again, anywhere: without this machine's folders."""
+    words = ["python -m kernels.compat"]
+    if options.quick:
+        words.append("--quick")
+    if options.launches:
+        words.append(f"--launches {options.launches}")
+    if options.triton != VERSIONS:
+        words.append(f"--triton {','.join(options.triton)}")
+    if options.target != tuple(TARGETS.values()):
+        words.append(f"--target {','.join(map(str, options.target))}")
+    return " ".join(words)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -119,7 +134,7 @@ def _versions(text: str) -> tuple[str, ...]:
     return versions
 
 
-def _targets(text: str) -> tuple[object, ...]:
+def _targets(text: str) -> tuple[Target, ...]:
     names = text.split(",")
     for name in names:
         if name not in TARGETS:

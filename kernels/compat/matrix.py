@@ -15,6 +15,7 @@ import select
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +38,10 @@ LONGEST_LINE = 300
 _FOLDERS = re.compile(r"(?:/[\w.+-]+)+/")
 """Of this machine, or of the one that built the compiler: they differ from run to run."""
 _TELLING = re.compile(r"(?i)\b(?:error|fatal)\s*:|assertion .* failed|LLVM ERROR")
+
+
+class Stopped(Exception):
+    """The matrix was interrupted."""
 
 
 class Status(str, Enum):
@@ -124,35 +129,54 @@ def run_matrix(
         return
     # what needs no installing compiles while the others install
     order = sorted(versions, key=lambda version: version != own_triton())
+    stop = threading.Event()
     with ThreadPoolExecutor(processes) as installing, ThreadPoolExecutor(processes) as compiling:
-        made = [installing.submit(environment, version, cache, torch_at) for version in order]
-        cells: list[Future[Cell]] = []
-        for future in as_completed(made):
-            try:
-                env = future.result()
-            except EnvironmentFailed as error:
-                report(error)
-                continue
-            cells += [
-                compiling.submit(compile_cell, env, target, launches, timeout_s)
-                for target in targets
-            ]
-        for cell in as_completed(cells):
-            report(cell.result())
+        try:
+            made = [installing.submit(environment, version, cache, torch_at) for version in order]
+            cells: list[Future[Cell]] = []
+            for future in as_completed(made):
+                try:
+                    env = future.result()
+                except EnvironmentFailed as error:
+                    report(error)
+                    continue
+                cells += [
+                    compiling.submit(compile_cell, env, target, launches, timeout_s, stop)
+                    for target in targets
+                ]
+            for cell in as_completed(cells):
+                report(cell.result())
+        except BaseException:  # Ctrl-C too: leave no compiler behind
+            stop.set()
+            installing.shutdown(wait=False, cancel_futures=True)
+            compiling.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
-def compile_cell(env: Environment, target: Target, launches: str, timeout_s: float) -> Cell:
-    """Compile all launches of one Triton and target, in as many processes as it takes."""
+def compile_cell(
+    env: Environment,
+    target: Target,
+    launches: str,
+    timeout_s: float,
+    stop: threading.Event | None = None,
+) -> Cell:
+    """Compile all launches of one Triton and target, in as many processes as it takes.
+
+    Raises:
+        Stopped: `stop` was set.
+    """
     cell = Cell(env.triton, target)
     started = time.monotonic()
     wanted = 1
     while len(cell.outcomes) < wanted and not (cell.unknown or cell.broken):
-        wanted = _one_process(env, cell, launches, timeout_s)
+        wanted = _one_process(env, cell, launches, timeout_s, stop or threading.Event())
     cell.seconds = time.monotonic() - started
     return cell
 
 
-def _one_process(env: Environment, cell: Cell, launches: str, timeout_s: float) -> int:
+def _one_process(
+    env: Environment, cell: Cell, launches: str, timeout_s: float, stop: threading.Event
+) -> int:
     """Go on with a cell until its process ends; returns how many launches there are."""
     command = [str(env.python), "-m", "kernels.compat.worker"]
     command += ["--target", str(cell.target), "--launches", launches]
@@ -172,7 +196,7 @@ def _one_process(env: Environment, cell: Cell, launches: str, timeout_s: float) 
         )
         assert process.stdout is not None
         try:
-            for message in _messages(process.stdout, STARTUP_S, timeout_s):
+            for message in _messages(process.stdout, timeout_s, stop):
                 if message["is"] == "start":
                     names = message["launches"]
                 elif message["is"] == "target":
@@ -232,15 +256,22 @@ def _environ(scratch: Path) -> dict[str, str]:
     }
 
 
-def _messages(stream: IO[bytes], startup_s: float, timeout_s: float) -> Iterator[dict[str, Any]]:
-    """Lines of JSON; each is waited for `timeout_s`, those up to `target` for `startup_s`.
+def _messages(
+    stream: IO[bytes], timeout_s: float, stop: threading.Event
+) -> Iterator[dict[str, Any]]:
+    """Lines of JSON; each is waited for `timeout_s`, those up to `target` for `STARTUP_S`.
 
     Raises:
         TimeoutError: it did not come.
+        Stopped: `stop` was set.
     """
     rest = b""
-    patience = startup_s
-    while select.select([stream], [], [], patience)[0]:
+    deadline = time.monotonic() + STARTUP_S
+    while time.monotonic() < deadline:
+        if stop.is_set():
+            raise Stopped
+        if not select.select([stream], [], [], 0.2)[0]:
+            continue
         chunk = os.read(stream.fileno(), 1 << 16)
         if not chunk:
             return
@@ -248,8 +279,8 @@ def _messages(stream: IO[bytes], startup_s: float, timeout_s: float) -> Iterator
         for line in lines:
             message = json.loads(line)
             yield message
-            if message["is"] == "target":
-                patience = timeout_s
+            if message["is"] != "start":
+                deadline = time.monotonic() + timeout_s
     raise TimeoutError
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -45,7 +44,7 @@ class Shape:
 
 def launches(target: Target) -> list[Launch]:
     """All that the operator would launch on this target, with the Triton that is installed."""
-    shapes = itertools.chain(_table(target), _document(), _variants())
+    shapes = [*_table(target), *_document(), *_variants()]
     with recorded(target) as found:
         for shape in shapes:
             _call(shape)
@@ -64,16 +63,14 @@ def _table(target: Target) -> Iterator[Shape]:
     """Each entry of the tuning table at its widest."""
     for entry in read_table():
         if entry.capability == target.capability:
-            dtypes = (torch.float16, torch.bfloat16) if entry.bits == 16 else (torch.float32,)
-            for dtype in dtypes:
-                yield Shape(
-                    entry.D,
-                    entry.Dv,
-                    entry.H,
-                    entry.L or LONG,
-                    dtype=dtype,
-                    kernel=entry.kernel,
-                )
+            yield Shape(
+                entry.D,
+                entry.Dv,
+                entry.H,
+                entry.L or LONG,
+                dtype=torch.float16 if entry.bits == 16 else torch.float32,
+                kernel=entry.kernel,
+            )
 
 
 def _document() -> Iterator[Shape]:
@@ -88,12 +85,13 @@ def _document() -> Iterator[Shape]:
 
 
 def _variants() -> Iterator[Shape]:
-    for (D, Dv), dtype in itertools.product(OTHER_DIMS, (torch.float16, torch.float32)):
-        yield Shape(D, Dv, dtype=dtype)
-    for D, Dv in DOCUMENT_DIMS:
-        yield Shape(D, Dv, group=False)
-        yield Shape(D, Dv, flags=DOUBLE_BUFFER)
-        yield Shape(D, Dv, rows=4, heads=16, length=1024, dtype=torch.float32)
+    for D, Dv in OTHER_DIMS:
+        yield Shape(D, Dv)
+    shape = Shape(*DOCUMENT_DIMS[-1])
+    yield replace(shape, dtype=torch.bfloat16)
+    yield replace(shape, group=False)
+    yield replace(shape, dtype=torch.float32, flags=DOUBLE_BUFFER)
+    yield replace(shape, rows=4, heads=16, length=1024, dtype=torch.float32)
 
 
 def _call(shape: Shape) -> None:

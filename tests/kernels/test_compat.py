@@ -5,16 +5,18 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-import stat
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from kernels.compat import __main__ as cli
 from kernels.compat.environments import Environment
-from kernels.compat.matrix import Cell, Outcome, Status, _telling, compile_cell
+from kernels.compat.matrix import Cell, Outcome, Status, Stopped, _telling, compile_cell
 from kernels.compat.table import as_json, markdown
 from kernels.compat.targets import TARGETS
 
@@ -86,6 +88,24 @@ def test_nothing_to_compile_is_a_failure_not_an_empty_success(launches, why):
     assert cell.failures == [f"the launchers fail: {why}"]
 
 
+def test_an_interrupted_matrix_leaves_no_compiler_behind(tmp_path):
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 600")
+    python.chmod(0o755)
+    stop = threading.Event()
+    with ThreadPoolExecutor() as pool:
+        env = Environment("2.3.1", python)
+        cell = pool.submit(compile_cell, env, ADA, "any:thing", 60, stop)
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():
+            assert not cell.done()
+            time.sleep(0.01)
+        stop.set()
+        with pytest.raises(Stopped):
+            cell.result(30)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
 @pytest.mark.parametrize(("target", "failures"), [("sm_90", 1), ("sm_100", 0)])
 def test_a_target_that_aborts_the_compiler_at_once(tmp_path, target, failures):
     # an old Triton, as it speaks and dies; only sm_100 and sm_120 may be unknown
@@ -94,7 +114,7 @@ def test_a_target_that_aborts_the_compiler_at_once(tmp_path, target, failures):
     python.write_text(
         f"#!/bin/sh\necho '{start}'\necho 'LLVM ERROR: no such target' >&2\nkill -6 $$"
     )
-    python.chmod(python.stat().st_mode | stat.S_IXUSR)
+    python.chmod(0o755)
     cell = compile_cell(Environment("2.3.1", python), TARGETS[target], "any:thing", 5)
     assert cell.unknown == "SIGABRT: LLVM ERROR: no such target"
     assert cell.outcomes == []
@@ -168,10 +188,14 @@ def test_exit_codes_and_files(tmp_path, monkeypatch, capsys):
     ]  # fmt: skip
     assert cli.main([*common, "--triton", TRITON, "--launches", f"{HERE}:raising"]) == 1
     assert "they are broken" in page.read_text()
+    command = f"python -m kernels.compat --launches {HERE}:raising --triton {TRITON} --target sm_89"
+    assert f"by `{command}`" in page.read_text()
+    page.unlink()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     assert cli.main([*common, "--triton", "0.0.1"]) == 3
     assert "triton==0.0.1 setuptools<81 cannot be installed" in capsys.readouterr().err
+    assert not page.exists()
 
 
 @pytest.mark.parametrize(
