@@ -1,0 +1,337 @@
+"""The row kernels beside the floor that memory sets and the strongest of the installed torch.
+
+    python -m benchmarks.rows [--csv FILE] [--dims 64 128] [--lengths 64 128 256 512 1024]
+
+Every cell: fp16, N=1024 rows of H=8 heads, L keys each, cold L2, CUDA graphs. The *probe* reads
+every selected K and V byte once and computes nothing: what it takes is the practical floor. The
+*strongest* is the fastest of `kernels.bench.references` that is right. Last, decode: one row of 4
+groups of 16 heads that selects 1,024 of 65,536 keys.
+
+Prints a table and the goals that were missed; `--csv` keeps the figures. The clock is not the one
+of `kernels.bench`: where both measure the same cell they can be held against each other.
+
+Exit codes: 0 measured, whether or not the goals were met; 1 a kernel was wrong; 2 usage, no CUDA
+device, or `TRITON_INTERPRET=1`.
+"""
+
+# ruff: noqa: N803, N806 - Q, K, V, N, H, D, L are the field's names
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.bench.references import candidates
+from kernels.bench.workloads import PackedRows, Selection
+from kernels.measure import ColdClock, Rows, dense_rows, ranges_rows, varlen_rows, worst
+from kernels.selection import op
+from kernels.selection.checks import max_err_limit
+from kernels.selection.flags import Flags
+from kernels.selection.limits import INTERPRETED
+
+N, H = 1024, 8
+CHECKED_ROWS = 16
+DECODE_KEYS, DECODE_CACHE, DECODE_GROUPS, DECODE_HEADS = 1024, 65536, 4, 16
+DECODE_GOAL_US = 6.4
+PLAIN = "expanded.auto"
+"""Packed SDPA as it is usually written: one query a head, K and V repeated."""
+PLAIN_GOAL = 3.0
+HEADER = (
+    "cell", "D", "L", "probe us", "ours us", "of probe",
+    "strongest us", "ratio", "plain us", "max err", "goals",
+)  # fmt: skip
+PROBE_WIDTHS = (64, 128, 256, 512)
+PROBE_WARPS = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a cell should reach."""
+
+    of_probe: float
+    """Probe's time over ours."""
+    ratio: float
+    """Strongest reference's time over ours."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One cell, measured. Times are medians in microseconds."""
+
+    cell: str
+    D: int
+    L: int
+    bytes: int
+    probe_us: float
+    triton_us: float
+    triton_spread_us: float
+    """Half the distance of the quartiles."""
+    of_probe: float
+    strongest: str
+    strongest_us: float
+    ratio: float
+    ratio_low: float
+    """From the strongest's lower to our upper quartile."""
+    plain_us: float
+    max_err: float
+    kernels: str
+    missed: str
+    """Goals that were not reached, with by how much; empty if none."""
+    device: str
+    torch: str
+    triton: str
+
+
+@triton.jit
+def probe(  # type: ignore[no-untyped-def] # noqa: ANN201
+    X,  # noqa: ANN001 - int32 words: the keys
+    Y,  # noqa: ANN001 - likewise, the values
+    STARTS,  # noqa: ANN001 - [rows, runs] int64: the first key of each run
+    LENGTHS,  # noqa: ANN001 - [rows, runs] int64: in keys
+    OUT,  # noqa: ANN001 - [rows] int32
+    runs,  # noqa: ANN001
+    WORDS_X: tl.constexpr,  # of a key
+    WORDS_Y: tl.constexpr,
+    RUNS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """Reads the runs of one row and stores the sum of their words: no read can be left out."""
+    row = tl.program_id(0).to(tl.int64)
+    offs_r = tl.arange(0, RUNS)
+    offs_w = tl.arange(0, WIDTH)
+    start = tl.load(STARTS + row * runs + offs_r, mask=offs_r < runs, other=0)
+    length = tl.load(LENGTHS + row * runs + offs_r, mask=offs_r < runs, other=0)
+    longest = tl.max(length, 0).to(tl.int32)
+    total = tl.zeros([RUNS, WIDTH], tl.int32)
+    for at in range(0, longest * WORDS_X, WIDTH):
+        word = (at + offs_w)[None, :]
+        within = word < length[:, None] * WORDS_X
+        total += tl.load(X + start[:, None] * WORDS_X + word, mask=within, other=0)
+    for at in range(0, longest * WORDS_Y, WIDTH):
+        word = (at + offs_w)[None, :]
+        within = word < length[:, None] * WORDS_Y
+        total += tl.load(Y + start[:, None] * WORDS_Y + word, mask=within, other=0)
+    tl.store(OUT + row, tl.sum(tl.sum(total, 1), 0))
+
+
+def probe_call(rows: Rows, width: int, warps: int) -> Callable[[], Tensor]:
+    """A call that reads K and V of these rows; gives the sum of the words of each, `[rows]`."""
+    starts, lengths = (index.contiguous() for index in cut(*rows.starts_and_lengths()))
+    out = torch.empty(len(starts), dtype=torch.int32, device=starts.device)
+    X, Y = rows.K.view(torch.int32), rows.V.view(torch.int32)
+    runs = starts.shape[1]
+
+    def call() -> Tensor:
+        probe[(len(starts),)](
+            X, Y, starts, lengths, out, runs,
+            WORDS_X=X.shape[-1], WORDS_Y=Y.shape[-1],
+            RUNS=triton.next_power_of_2(runs), WIDTH=width, num_warps=warps,
+        )  # fmt: skip
+        return out
+
+    return call
+
+
+def cut(starts: Tensor, lengths: Tensor, pieces: int = 8) -> tuple[Tensor, Tensor]:
+    """Runs of keys as `pieces` a row, so that a row that is one run is read at several places."""
+    if starts.shape[1] > 1:
+        return starts, lengths
+    at = torch.arange(pieces + 1, device=starts.device)
+    bounds = lengths * at // pieces
+    return starts + bounds[:, :-1], bounds[:, 1:] - bounds[:, :-1]
+
+
+def goal(cell: str, D: int, L: int) -> Goal:
+    """What the cell should reach; `cell` is `dense`, `equal`, `ragged` or `ranges`."""
+    if cell == "dense":
+        return Goal(
+            (0.96 if D > 64 else 0.95) if L >= 256 else 0.0,
+            1.5 if L <= 64 else 1.35 if L <= 128 else 0.99,  # equal, within what A/A runs differ by
+        )
+    if cell == "ranges":
+        return Goal(0.95 if L >= 256 else 0.92, 2.5)
+    ratio = (1.7 if L <= 128 else 1.5) if cell == "equal" else (2.2 if L <= 256 else 1.8)
+    return Goal(0.95 if L >= 256 else 0.90, ratio)
+
+
+def missed(aim: Goal, of_probe: float, ratio_low: float, plain_ratio: float) -> str:
+    """The goals that were not reached, in words."""
+    named = (
+        ("of the probe", of_probe, aim.of_probe),
+        ("x the strongest", ratio_low, aim.ratio),
+        ("x plain packed SDPA", plain_ratio, PLAIN_GOAL),
+    )
+    found = [
+        f"{value:.2f} {name}, goal {least:.2f}" for name, value, least in named if value < least
+    ]
+    return "; ".join(found)
+
+
+def references(rows: Rows) -> list[tuple[str, Callable[[], Tensor]]]:
+    """Every reference that the installed torch offers for these rows, by name."""
+    if rows.form == "ranges":
+        assert rows.index is not None
+        groups = rows.index.flatten(0, 2)
+        starts, lengths = rows.starts_and_lengths()
+        width = int(lengths[0, 0])
+        keys = starts[..., None] + torch.arange(width, device=starts.device)
+        K, V = rows.K.flatten(0, 1), rows.V.flatten(0, 1)
+        bounds = torch.arange(len(groups) + 1, device=starts.device) * rows.L
+        over: PackedRows | Selection = Selection(
+            rows.Q.flatten(0, 2), K, V, groups, rows.L, keys.flatten(), bounds
+        )
+    else:
+        K, V = (X.flatten(0, 1) if X.dim() == 3 else X for X in (rows.K, rows.V))
+        cu = rows.index
+        if cu is None:
+            cu = torch.arange(len(rows.Q) + 1, device=K.device, dtype=torch.int32) * rows.L
+        over = PackedRows.build(rows.Q, K, V, cu, rows.L, dense=rows.form == "dense")
+    level = "operator" if rows.form == "ranges" else "kernel"
+    return [(r.name, lambda r=r: r.run(over)) for r in candidates(level, rows.Q.device)]  # type: ignore[misc]
+
+
+def first_rows(rows: Rows, count: int) -> Rows:
+    """The first `count` rows alone, for the oracle."""
+    index, K, V = rows.index, rows.K, rows.V
+    if rows.form == "varlen":
+        assert index is not None
+        index = index[: count + 1]
+    else:
+        K, V = K[:count], V[:count]
+        index = None if index is None else index[:count]
+    return Rows(rows.form, rows.L, rows.Q[:count], K, V, index)
+
+
+def measure(clock: ColdClock, cell: str, rows: Rows, aim: Goal, flags: Flags) -> Line:
+    """Check and time one cell.
+
+    Raises:
+        ArithmeticError: the kernel is wrong, or no reference is right.
+    """
+    few = first_rows(rows, CHECKED_ROWS)
+    oracle = few.oracle().flatten(0, -3)
+    limit = max_err_limit(0.0, oracle, rows.Q.dtype)
+    with op.record_launches() as kernels:
+        out = rows.triton(flags).flatten(0, -3)
+    error = worst(out[: len(oracle)], oracle)
+    if error > limit:
+        raise ArithmeticError(f"{cell} L={rows.L}: the kernel errs by {error:.3g} > {limit:.3g}")
+    ours, spread = clock.microseconds(lambda: rows.triton(flags))
+    floor = min(
+        clock.microseconds(probe_call(rows, width, warps))[0]
+        for width in PROBE_WIDTHS
+        for warps in PROBE_WARPS
+    )
+    rivals = {}
+    for name, call in references(rows):
+        found = _time_if_right(clock, name, call, oracle, limit)
+        if found:
+            rivals[name] = found
+    if not rivals:
+        raise ArithmeticError(f"{cell} L={rows.L}: no reference of this torch is right")
+    name = min(rivals, key=lambda n: rivals[n][0])
+    strongest, strongest_spread = rivals[name]
+    plain = rivals.get(PLAIN, (math.nan, 0.0))[0]
+    low = (strongest - strongest_spread) / (ours + spread)
+    return Line(
+        cell, rows.K.shape[-1], rows.L, rows.bytes_read(), floor, ours, spread, floor / ours,
+        name, strongest, strongest / ours, low, plain, error, "+".join(kernels),
+        missed(aim, floor / ours, low, plain / ours),
+        torch.cuda.get_device_name(), torch.__version__, triton.__version__,
+    )  # fmt: skip
+
+
+def _time_if_right(
+    clock: ColdClock, name: str, call: Callable[[], Tensor], oracle: Tensor, limit: float
+) -> tuple[float, float] | None:
+    try:
+        if worst(call()[: len(oracle)], oracle) <= limit:
+            return clock.microseconds(call)
+        print(f"  {name}: wrong", file=sys.stderr)
+    except Exception as failure:  # noqa: BLE001 - what a reference cannot do is not ours
+        print(f"  {name}: {type(failure).__name__}", file=sys.stderr)
+        torch.cuda.synchronize()
+    return None
+
+
+def show(line: Line) -> None:
+    """One row of the table."""
+    print(
+        f"| {line.cell} | {line.D} | {line.L} | {line.probe_us:.1f} | {line.triton_us:.1f} "
+        f"| {line.of_probe:.2f} | {line.strongest} {line.strongest_us:.1f} | {line.ratio:.2f} "
+        f"| {line.plain_us:.1f} | {line.max_err:.1e} | {line.missed or 'met'} |",
+        flush=True,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure what the command line names; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.rows")
+    parser.add_argument("--csv", type=Path, help="file to write; must not exist")
+    parser.add_argument("--dims", type=int, nargs="+", default=[64, 128])
+    parser.add_argument("--lengths", type=int, nargs="+", default=[64, 128, 256, 512, 1024])
+    args = parser.parse_args(argv)
+    if not torch.cuda.is_available() or INTERPRETED:
+        print("benchmarks.rows: no CUDA device, or TRITON_INTERPRET is set", file=sys.stderr)
+        return 2
+    if args.csv and args.csv.exists():
+        print(f"benchmarks.rows: {args.csv} exists already", file=sys.stderr)
+        return 2
+    torch.manual_seed(0)
+    like = torch.empty(0, dtype=torch.float16, device="cuda")
+    clock = ColdClock(like.device)
+    flags = Flags.from_env()
+    lines = []
+    print(f"| {' | '.join(HEADER)} |\n{'|---' * len(HEADER)}|")
+    try:
+        for D in args.dims:
+            for L in args.lengths:
+                for cell, rows in (
+                    ("dense", dense_rows(N, H, D, D, L, like=like)),
+                    ("equal", varlen_rows(N, H, D, D, L, ragged=False, like=like)),
+                    ("ragged", varlen_rows(N, H, D, D, L, ragged=True, like=like)),
+                    ("ranges", ranges_rows(N, H, D, D, L, like=like)),
+                ):
+                    lines.append(measure(clock, cell, rows, goal(cell, D, L), flags))
+                    show(lines[-1])
+        lines.append(_decode(clock, like, flags))
+        show(lines[-1])
+    except ArithmeticError as error:
+        print(f"benchmarks.rows: {error}", file=sys.stderr)
+        return 1
+    finally:
+        if args.csv:
+            _write(args.csv, lines)
+    return 0
+
+
+def _decode(clock: ColdClock, like: Tensor, flags: Flags) -> Line:
+    rows = ranges_rows(
+        1, DECODE_HEADS, 128, 128, DECODE_KEYS, G=DECODE_GROUPS, S_kv=DECODE_CACHE, like=like
+    )
+    line = measure(clock, "decode", rows, Goal(0.0, 1.0), flags)
+    if line.triton_us <= DECODE_GOAL_US:
+        return line
+    slow = f"{line.triton_us:.1f} us, goal {DECODE_GOAL_US}"
+    return Line(**(asdict(line) | {"missed": "; ".join(filter(None, (slow, line.missed)))}))
+
+
+def _write(path: Path, lines: Sequence[Line]) -> None:
+    with path.open("x", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Line)])
+        writer.writeheader()
+        writer.writerows(asdict(line) for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

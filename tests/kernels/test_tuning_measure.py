@@ -1,0 +1,94 @@
+"""What `kernels.tune` and `benchmarks.rows` measure: the rows, the probe and the goals."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from selection_cases import DEVICE, assert_matches, triton_flags
+
+from benchmarks import rows as benchmark
+from kernels.measure import Rows, dense_rows, ranges_rows, varlen_rows, worst
+
+LIKE = torch.empty(0, dtype=torch.float16, device=DEVICE)
+MADE = {
+    "dense": lambda: dense_rows(3, 2, 16, 32, 40, like=LIKE),
+    "equal": lambda: varlen_rows(3, 2, 16, 16, 40, ragged=False, like=LIKE),
+    "ragged": lambda: varlen_rows(5, 2, 16, 16, 40, ragged=True, like=LIKE),
+    "ranges": lambda: ranges_rows(2, 2, 16, 16, 40, G=2, like=LIKE),
+}
+
+
+def selected_keys(rows):
+    """Of each row, the keys that it reads, in the flattened K."""
+    starts, lengths = rows.starts_and_lengths()
+    return [
+        [k for s, n in zip(*pair, strict=True) for k in range(s, s + n)]
+        for pair in zip(starts.tolist(), lengths.tolist(), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("name", MADE)
+class TestRows:
+    def test_the_kernel_is_right_on_them(self, name):
+        rows = MADE[name]()
+        assert_matches(rows.triton(triton_flags()), rows.oracle())
+
+    def test_the_probe_reads_every_selected_byte_once(self, name):
+        rows = MADE[name]()
+        sums = benchmark.probe_call(rows, 16, 1)()
+        words = [X.view(torch.int32).flatten(0, -2).long() for X in (rows.K, rows.V)]
+        for row, keys in enumerate(selected_keys(rows)):
+            assert (sum(int(w[keys].sum()) for w in words) - int(sums[row])) % 2**32 == 0
+        assert rows.bytes_read() == sum(map(len, selected_keys(rows))) * 2 * (
+            rows.K.shape[-1] + rows.V.shape[-1]
+        )
+
+    def test_references_compute_the_same(self, name):
+        rows = MADE[name]()
+        oracle = rows.oracle().flatten(0, -3)
+        right = {}
+        for reference, call in benchmark.references(rows):
+            if reference.endswith(("one_head.math", "one_head.auto")):
+                right[reference] = worst(call(), oracle)
+        assert right
+        assert max(right.values()) < 4e-3
+
+    def test_first_rows_are_the_same_rows(self, name):
+        rows = MADE[name]()
+        few = benchmark.first_rows(rows, 1)
+        oracle = few.oracle().flatten(0, -3)
+        torch.testing.assert_close(oracle, rows.oracle().flatten(0, -3)[: len(oracle)])
+
+
+def test_a_nan_is_not_a_small_error():
+    assert worst(torch.tensor([math.nan]), torch.tensor([0.0])) == math.inf
+
+
+def test_ragged_rows_have_one_of_full_length():
+    _, lengths = varlen_rows(64, 1, 16, 16, 100, ragged=True, like=LIKE).starts_and_lengths()
+    assert lengths.max() == 100
+    assert lengths.min() < 100
+    assert isinstance(MADE["ragged"](), Rows)
+
+
+def test_goals():
+    assert benchmark.goal("dense", 128, 256) == benchmark.Goal(0.96, 0.99)
+    assert benchmark.goal("dense", 64, 64) == benchmark.Goal(0.0, 1.5)
+    assert benchmark.goal("ranges", 128, 64) == benchmark.Goal(0.92, 2.5)
+    assert benchmark.goal("ragged", 64, 512) == benchmark.Goal(0.95, 1.8)
+    assert benchmark.goal("equal", 64, 128) == benchmark.Goal(0.90, 1.7)
+    aim = benchmark.Goal(0.95, 2.5)
+    assert benchmark.missed(aim, 0.96, 2.6, 3.1) == ""
+    assert benchmark.missed(aim, 0.94, 2.6, 3.1) == "0.94 of the probe, goal 0.95"
+    assert "2.40 x the strongest" in benchmark.missed(aim, 0.96, 2.4, 3.1)
+    assert "plain" in benchmark.missed(aim, 0.96, 2.6, 2.9)
+    assert benchmark.missed(aim, 0.96, 2.6, math.nan) == ""  # it does not exist at this level
+
+
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="what happens without a CUDA device")
+def test_refuses_without_a_gpu(capsys, tmp_path):
+    assert benchmark.main(["--csv", str(tmp_path / "rows.csv")]) == 2
+    assert "no CUDA device" in capsys.readouterr().err
+    assert not (tmp_path / "rows.csv").exists()
