@@ -39,9 +39,14 @@ def submit(job: Job, spec: Spec) -> dict[str, Any]:
 
     if not wait_until(settled, 30):
         raise Refused("another submission holds the lock and does not start the job")
-    created = lock is not None and job.status()["state"] == "SUBMITTED"
-    if created and lock is not None:
-        _launch(job, spec, lock)
+    created = False
+    if lock is not None:
+        try:
+            created = job.status()["state"] == "SUBMITTED"
+            if created:
+                _launch(job, spec, lock)
+        finally:
+            os.close(lock)  # the supervisor has its own copy, and its end must be seen
     status = job.status()
     if not _is_under_way(status):
         raise Refused(f"the supervisor did not start; see {job.agent_log}")

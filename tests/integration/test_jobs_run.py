@@ -1,0 +1,293 @@
+"""A job in one call, as the controller makes it, on both kinds of pod."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.errors import ConnectionLost, InfraError, PullError
+from orchestrator.jobs.collect import collect
+from orchestrator.jobs.follow import Ended, follow, run
+from orchestrator.jobs.job import JobSpec, JobStatus
+from orchestrator.jobs.launcher import SshLauncher
+from orchestrator.models.command import Command
+from orchestrator.models.pod import Pod
+from orchestrator.models.run import Artifact
+from orchestrator.transport.connection import Connection
+from orchestrator.transport.files import is_partial
+from tests.integration.agents import eventually
+
+
+class Runner:
+    """Runs scripts as jobs, and remembers what was said of them."""
+
+    def __init__(self, launcher: SshLauncher, connection: Connection, folder: Path) -> None:
+        self.launcher, self.connection = launcher, connection
+        self.log = folder / "log"
+        self.into = folder / "artifacts"
+        self.said: list[JobStatus] = []
+
+    def spec(self, script: str, name: str = "j", **fields: Any) -> JobSpec:
+        return JobSpec(name, Command(("bash", "-c", script)), **fields)
+
+    def run(self, spec: JobSpec, **options: Any) -> Ended:
+        options = {"on_status": self.said.append, "sink": lambda _data: None, **options}
+        return run(self.launcher, spec, self.log, **options)
+
+    def collect(self, ended: Ended) -> tuple[list[Artifact], list[str]]:
+        found = collect(
+            self.launcher, self.connection, "j", self.into, lambda _artifact: None, ended.manifest
+        )
+        return found.artifacts, found.refused
+
+    def dir(self, name: str = "j") -> Path:
+        return Path(self.launcher.directory(name))  # the pod is this machine
+
+
+@pytest.fixture
+def runner(pod: Pod, connection: Connection, tmp_path: Path) -> Runner:
+    return Runner(SshLauncher(connection, pod), connection, tmp_path)
+
+
+def test_one_call_starts_follows_and_lists(runner):
+    spec = runner.spec('seq 1 30000; echo x >"$ORCH_OUT/file"')
+    seen = bytearray()
+    ended = runner.run(spec, sink=seen.extend)
+    assert ended.outcome.state.value == "SUCCEEDED"
+    assert [file.path for file in ended.manifest.files] == ["file"]
+    assert runner.log.read_bytes() == bytes(seen) == (runner.dir() / "log").read_bytes()
+    assert [status.state for status in runner.said] == ["RUNNING", "SUCCEEDED"]
+    assert runner.said[0].created
+    artifacts, refused = runner.collect(ended)
+    assert ([artifact.path for artifact in artifacts], refused) == (["file"], [])
+    again = runner.run(spec)
+    assert again.outcome == ended.outcome
+    assert not runner.said[-1].created
+    assert runner.log.read_bytes() == bytes(seen)
+
+
+def test_a_log_longer_than_the_limit_ends_there_and_is_counted_whole(runner):
+    ended = runner.run(runner.spec("seq 1 30000"), log_limit=1000)
+    whole = (runner.dir() / "log").read_bytes()
+    assert runner.log.read_bytes() == whole[:1000]
+    assert (ended.log_pulled, ended.log_bytes) == (1000, len(whole))
+    assert runner.run(runner.spec("seq 1 30000"), log_limit=2000).log_pulled == 2000
+    assert runner.log.read_bytes() == whole[:2000]
+    assert follow(runner.launcher, "j", runner.log, lambda _data: None) == ended.outcome
+    assert runner.log.read_bytes() == whole
+
+
+def test_a_job_that_waits_starts_when_the_device_is_free(runner, tmp_path):
+    lock = str(tmp_path / "lock")
+    runner.launcher.submit(runner.spec("sleep 60", "first", lock=lock))
+    timer = threading.Timer(1, runner.launcher.cancel, ("first",))
+    timer.start()
+    ended = runner.run(runner.spec("echo mine", lock=lock))
+    timer.join()
+    assert ended.outcome.state.value == "SUCCEEDED"
+    states = [status.state for status in runner.said]
+    assert states[0] == "SUBMITTED"
+    assert runner.said[0].waiting_for is not None
+    assert runner.said[0].waiting_for.job_id == "first"
+    assert states[-1] == "SUCCEEDED"
+    assert sum(status.created for status in runner.said) <= 1
+
+
+def test_who_waits_on_the_pod_is_killed_and_the_job_still_starts_once(runner, tmp_path):
+    lock = str(tmp_path / "lock")
+    runner.launcher.submit(runner.spec("sleep 60", "first", lock=lock))
+
+    def kill_the_waiting() -> None:
+        assert eventually((runner.dir() / "process.json").exists)
+        process = json.loads((runner.dir() / "process.json").read_text())
+        os.kill(process["supervisor"]["pid"], signal.SIGKILL)
+        time.sleep(0.5)
+        runner.launcher.cancel("first")
+
+    killer = threading.Thread(target=kill_the_waiting)
+    killer.start()
+    ended = runner.run(runner.spec(f"echo started >>{tmp_path}/starts", lock=lock))
+    killer.join()
+    assert ended.outcome.state.value == "SUCCEEDED"
+    assert (tmp_path / "starts").read_text() == "started\n"
+
+
+def followers(directory: Path) -> list[int]:
+    """Processes that hand the job's log over; not its supervisor, which has the same arguments."""
+    process = json.loads((directory / "process.json").read_text())
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if os.fsencode(directory) in words and b"python" in words[0]:
+                found.append(int(entry.name))
+    return [pid for pid in found if pid != process["supervisor"]["pid"]]
+
+
+def test_a_follower_killed_on_the_pod_loses_nothing(runner, tmp_path):
+    def kill() -> None:
+        assert eventually(lambda: runner.log.exists() and runner.log.stat().st_size > 100)
+        (victim,) = followers(runner.dir())
+        os.kill(victim, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    script = f"echo started >>{tmp_path}/starts; "
+    script += "for i in $(seq 1 100); do echo line $i; sleep 0.02; done"
+    ended = runner.run(runner.spec(script))
+    killer.join()
+    assert ended.outcome.state.value == "SUCCEEDED"
+    assert runner.log.read_text() == "".join(f"line {i}\n" for i in range(1, 101))
+    assert (tmp_path / "starts").read_text() == "started\n"
+
+
+def test_a_pod_that_greets_on_every_login_is_told_of_it(pod, connection, tmp_path):
+    chatty = tmp_path / "python"
+    chatty.write_text('#!/bin/sh\necho "Welcome!"\nexec python3 "$@"\n')
+    chatty.chmod(0o755)
+    launcher = SshLauncher(connection, pod.model_copy(update={"python": str(chatty)}))
+    runner = Runner(launcher, connection, tmp_path)
+    with pytest.raises(InfraError, match="Welcome!"):
+        runner.run(runner.spec("true"))
+
+
+def test_the_telemetry_is_pulled_and_its_name_is_the_agent_s(runner):
+    ended = runner.run(runner.spec('echo mine >"$ORCH_OUT/telemetry.csv"'))
+    (runner.dir() / "telemetry.csv").write_text("timestamp_ms\n")
+    artifacts, refused = runner.collect(
+        Ended(ended.outcome, runner.launcher.manifest("j"), ended.log_bytes, ended.log_pulled)
+    )
+    assert [artifact.path for artifact in artifacts] == ["telemetry.csv"]
+    assert (runner.into / "telemetry.csv").read_text() == "timestamp_ms\n"
+    assert refused == ["'telemetry.csv': offered twice"]
+
+
+def test_names_that_no_disk_takes_are_refused_and_the_rest_is_pulled(runner):
+    ended = runner.run(runner.spec('cd "$ORCH_OUT"; touch good; touch "back\\\\slash"'))
+    (runner.into / "good").mkdir(parents=True)
+    assert runner.collect(ended)[1] == [
+        "'back\\\\slash': not a name that every system can hold",
+        f"'good': something else is at {runner.into / 'good'}",
+    ]
+
+
+# -- pulling in parts
+
+
+def listed(data: bytes) -> dict[str, Any]:
+    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def partials(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if is_partial(path.name)]
+
+
+@pytest.fixture
+def big(tmp_path: Path) -> tuple[Path, bytes]:
+    data = os.urandom(20 << 20)
+    (tmp_path / "remote").write_bytes(data)
+    return tmp_path / "remote", data
+
+
+def test_a_pull_goes_on_where_the_link_broke(connection, big, tmp_path):
+    remote, data = big
+    local = tmp_path / "new" / "local"
+
+    def cut(seen: bytes) -> None:
+        nonlocal received
+        received += len(seen)
+        if received > 10 << 20:
+            connection.transport.sock.inner.shutdown(2)
+
+    received = 0
+    with pytest.raises(ConnectionLost):
+        connection.download(str(remote), local, **listed(data), inspect=cut)
+    assert not local.exists()
+    (partial,) = partials(local.parent)
+    kept = partial.stat().st_size
+    assert 10 << 20 <= kept < len(data)
+    assert data.startswith(partial.read_bytes())
+    connection.close()
+    connection.open()
+    # What is on the pod in place of the part that is here shows that it is not pulled again.
+    with remote.open("r+b") as file:
+        file.write(bytes(kept))
+    connection.download(str(remote), local, **listed(data))
+    assert local.read_bytes() == data
+    assert partials(local.parent) == []
+
+
+def test_a_part_that_is_not_its_beginning_is_pulled_anew(connection, big, tmp_path):
+    remote, data = big
+    local = tmp_path / "new" / "local"
+    local.parent.mkdir()
+    for wrong in (b"something else", bytes(len(data)), data + b"more"):
+        (local.parent / f".{listed(data)['sha256']}.part").write_bytes(wrong)
+        connection.download(str(remote), local, **listed(data))
+        assert local.read_bytes() == data
+        assert partials(local.parent) == []
+        local.unlink()
+
+
+def test_a_file_that_is_here_already_is_not_asked_for(connection, tmp_path):
+    local = tmp_path / "local"
+    local.write_bytes(b"data")
+    connection.download("/nowhere", local, **listed(b"data"))
+    with pytest.raises(PullError, match="/nowhere"):
+        connection.download("/nowhere", local, **listed(b"atad"))
+    assert local.read_bytes() == b"data"
+
+
+def test_a_checksum_is_never_taken_for_a_path(connection, tmp_path):
+    with pytest.raises(PullError, match="no file has"):
+        connection.download("/etc/hostname", tmp_path / "local", size=1, sha256="../../x")
+
+
+def test_a_part_of_a_file_that_has_changed_since_does_not_stay(runner):
+    ended = runner.run(runner.spec('echo x >"$ORCH_OUT/file"'))
+    runner.into.mkdir()
+    (runner.into / f".{'0' * 64}.part").write_bytes(b"left")
+    assert len(runner.collect(ended)[0]) == 1
+    assert [path.name for path in runner.into.iterdir()] == ["file"]
+
+
+def test_a_full_disk_here_says_what_fills_it(runner, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        (small / "ballast").write_bytes(bytes(1 << 20))
+        runner.log, runner.into = small / "log", small / "artifacts"
+        with pytest.raises(
+            OSError, match=r"0\.0 MiB are free, log has 1\.0 MiB and its folder 2\.0"
+        ):
+            runner.run(runner.spec("yes | head -c 3000000"))
+        assert runner.log.stat().st_size <= 1 << 20
+        (small / "ballast").unlink()
+        (small / "log").unlink()
+        ended = runner.run(
+            runner.spec('head -c 3000000 /dev/zero >"$ORCH_OUT/f"', "k"), log_limit=10
+        )
+        with pytest.raises(OSError, match=r"No space left.*are free"):
+            collect(
+                runner.launcher,
+                runner.connection,
+                "k",
+                runner.into,
+                lambda _a: None,
+                ended.manifest,
+            )
+    finally:
+        subprocess.run(["umount", "--lazy", str(small)], check=True)
