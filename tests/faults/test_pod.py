@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.rig import FULL, HERE, Controller, Rig
+from tests.faults.rig import FULL, HERE, Controller, Reference, Rig
 from tests.integration.lab import Outcome
 
 HUGE = (10 if FULL else 2) << 30
@@ -69,6 +69,26 @@ def test_a_killed_supervisor_is_a_lost_job(rig: Rig) -> None:
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)
+
+
+def followers(rig: Rig) -> list[int]:
+    """Processes of the agent that hand on what the dense job writes; its supervisor is another."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if b"run" in words and os.fsencode(rig.job("dense")) in words:
+                found.append(int(process.name))
+    return [pid for pid in found if pid != rig.supervisor("dense")]
+
+
+def test_a_killed_follower_is_replaced(rig: Rig, reference: Reference) -> None:
+    controller = rig.start(seconds=2)
+    rig.wait_for_log(controller, "line 000003")
+    (follower,) = followers(rig)
+    os.kill(follower, signal.SIGKILL)
+    rig.assert_whole(controller.end(), reference)
+    assert not rig.events("pod.unreachable")
 
 
 def test_a_rebooted_pod_is_a_lost_job(rig: Rig) -> None:
@@ -364,9 +384,11 @@ def step_result(rig: Rig) -> dict[str, Any]:
 
 
 def pulled(rig: Rig) -> dict[str, bytes]:
-    """All that lies in the folder of artifacts."""
+    """All that lies in the folder of artifacts, but for what the agent has sampled."""
     assert rig.run is not None
     top = rig.run / "phase-1/only/1/artifacts"
     return {
-        str(path.relative_to(top)): path.read_bytes() for path in top.rglob("*") if path.is_file()
+        str(path.relative_to(top)): path.read_bytes()
+        for path in top.rglob("*")
+        if path.is_file() and path.name != "telemetry.csv"
     }
