@@ -9,6 +9,7 @@ from orchestrator.config.document import Document, Location
 from orchestrator.config.hints import did_you_mean, listing, shown
 from orchestrator.errors import ConfigError
 from orchestrator.models.playbook import (
+    BenchGate,
     DecideStep,
     JobStep,
     Playbook,
@@ -67,6 +68,8 @@ def meaning(document: Document, playbook: Playbook) -> list[ConfigError]:
         *_profiles(document, playbook),
         *_gates(document, playbook),
         *_decisions(document, playbook),
+        *_grounds(document, playbook),
+        *_repeats(document, playbook),
         *_deliverables(document, playbook),
     ]
 
@@ -148,6 +151,61 @@ def _decisions(document: Document, playbook: Playbook) -> Iterator[ConfigError]:
             if without:
                 message = f"step {producer.id!r} takes no part under profile {without[0]!r}"
                 yield document.error(here, message)
+            file = reference.partition("/")[2]
+            if not any(isinstance(g, BenchGate) and g.file == file for g in producer.gates):
+                yield document.error(
+                    here,
+                    f"no bench gate judges {shown(reference)}: the decision would stay UNDECIDED",
+                    remedy=f"add to step {producer.id!r}: {{gate: bench, file: {file}, "
+                    f"mode: {key}, lengths: [...]}}",
+                )
+
+
+def _grounds(document: Document, playbook: Playbook) -> Iterator[ConfigError]:
+    """A decision rests on tests that passed and on parity that was measured."""
+    kinds: set[str] = set()
+    for step, at in _steps(playbook):
+        if isinstance(step, JobStep):
+            kinds |= {gate.gate for gate in step.gates}
+        elif isinstance(step, DecideStep):
+            lacking = [f"`{kind}`" for kind in ("tests", "parity") if kind not in kinds]
+            if lacking:
+                yield document.error(
+                    (*at, "id"),
+                    f"no {' and no '.join(lacking)} gate comes before this decision: it would stay "
+                    "UNDECIDED",
+                    remedy="add a job that runs the parity tests, with gates `tests` and `parity`",
+                )
+
+
+def _repeats(document: Document, playbook: Playbook) -> Iterator[ConfigError]:
+    known = [phase.id for phase in playbook.phases]
+    for number, phase in enumerate(playbook.phases):
+        at: Location = ("phases", number)
+        for index, repeated in enumerate(phase.repeat):
+            if repeated not in known:
+                yield document.error(
+                    (*at, "repeat", index),
+                    f"there is no phase {repeated}",
+                    remedy=f"phases: {listing([str(one) for one in known])}",
+                )
+            elif repeated >= phase.id:
+                yield document.error(
+                    (*at, "repeat", index),
+                    f"phase {phase.id} can only repeat phases before it, not {repeated}",
+                )
+        if phase.repeat and not phase.variants:
+            yield document.error(
+                (*at, "repeat"),
+                "nothing is repeated without variants",
+                remedy="declare `variants`, or leave `repeat` out",
+            )
+        if phase.variants and not phase.repeat:
+            yield document.error(
+                (*at, "variants"),
+                "variants of nothing: the phase repeats none",
+                remedy="say which phases they repeat: `repeat: [1, 2]`",
+            )
 
 
 def _deliverables(document: Document, playbook: Playbook) -> Iterator[ConfigError]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from functools import cached_property
 from pathlib import Path
 
 from orchestrator.engine.inherited import Inherited
@@ -227,7 +228,7 @@ class _Judge:
         elif result.error is not None and not isinstance(step, ProvisionStep | LandStep):
             gates = [infra(f"step {step.id}", result.error)]
         else:
-            gates = gates_of(self._plan, self._paths, step, result)
+            gates = gates_of(self._plan, self._paths, step, result, self._gpus)
         return StepJudgement(
             phase=phase.id,
             step=step.id,
@@ -246,6 +247,8 @@ class _Judge:
             bench_rows(self._plan, self._paths, step.varlen),
             step.margin,
             self._required(variant, before),
+            level=step.level,
+            reference=step.reference,
         )
         if variant is not None:
             update = {"variant": variant.id, "environment": variant.environment}
@@ -287,15 +290,27 @@ class _Judge:
         ]
         return gates
 
+    @cached_property
     def _gpus(self) -> list[str] | None:
-        """Names of the GPUs that the driver or torch reported; None where neither said."""
+        """Names of the GPUs that the driver or torch reported; None where neither could."""
         try:
             facts = runs.read(self._paths.facts, Facts)
         except StoreError:
             return None
+        known = facts.system is not None and facts.system.gpu_error is None
         names = [gpu.name for gpu in facts.system.gpus] if facts.system else []
-        names += [device.name for device in facts.device.devices] if facts.device else []
-        return sorted(set(names))
+        told: list[object] = [facts.device.model_dump()] if facts.device else []
+        for phase in self._plan.playbook.phases:
+            for step in phase.steps:
+                if isinstance(step, ProvisionStep):
+                    result = runs.read_result(self._paths, phase.id, step.id)
+                    told.append(result.details.get("device") if result else None)
+        for device in told:
+            found = device.get("devices") if isinstance(device, dict) else None
+            if isinstance(found, list | tuple):
+                known = True
+                names += [str(d.get("name")) for d in found if isinstance(d, dict)]
+        return sorted(set(names)) if known else None
 
     def _reasons(self, counting: list[PhaseJudgement]) -> list[Obstacle]:
         """Distinct causes: a gate's own, and each of an undecided decision's."""

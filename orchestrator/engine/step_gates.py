@@ -3,23 +3,49 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 from orchestrator.evidence import EvidenceError
-from orchestrator.evidence.bench import BenchRow, parse_bench
+from orchestrator.evidence.bench import BenchRow, BenchTable, parse_bench
+from orchestrator.evidence.canary import parse_canary
+from orchestrator.evidence.telemetry import parse_telemetry
+from orchestrator.gates.bench import table_gate
 from orchestrator.gates.environment import device_gate, landing_gate, resources_gate, sync_gate
 from orchestrator.gates.findings import Finding, conclude, malformed
 from orchestrator.gates.job import job_gate
-from orchestrator.gates.judge import judge_gate
-from orchestrator.models.playbook import JobStep, LandStep, ProvisionStep, Step, SyncStep
+from orchestrator.gates.judge import Read, judge_gate
+from orchestrator.gates.machine import machine_gate
+from orchestrator.gates.physics import physics_gate
+from orchestrator.models.playbook import (
+    BenchGate,
+    Gate,
+    JobStep,
+    LandStep,
+    ProvisionStep,
+    Step,
+    SyncStep,
+)
 from orchestrator.models.run import RunPlan, StepResult
 from orchestrator.models.verdict import GateResult, Reason, Verdict
 from orchestrator.store.paths import RunPaths
 from orchestrator.store.runs import read_result
 
+TELEMETRY = "telemetry.csv"
+"""What the agent calls its samples, among the job's artifacts."""
+T = TypeVar("T")
 
-def gates_of(plan: RunPlan, paths: RunPaths, step: Step, result: StepResult) -> list[GateResult]:
-    """Judge what the step has left."""
+
+def gates_of(
+    plan: RunPlan,
+    paths: RunPaths,
+    step: Step,
+    result: StepResult,
+    gpus: Sequence[str] | None = None,
+) -> list[GateResult]:
+    """Judge what the step has left; `gpus` are those that the pod has, None where unknown."""
     match step:
         case SyncStep():
             return [sync_gate(result)]
@@ -32,7 +58,7 @@ def gates_of(plan: RunPlan, paths: RunPaths, step: Step, result: StepResult) -> 
                 gates += [device_gate(device, plan.pod, result) for device in devices]
             return gates
         case JobStep():
-            return _gates_of_job(paths, step, result)
+            return _gates_of_job(paths, step, result, gpus)
         case _:
             raise AssertionError(f"no gates for {step.action}")
 
@@ -46,7 +72,7 @@ def bench_rows(plan: RunPlan, paths: RunPaths, source: str) -> list[BenchRow]:
             continue
         try:
             data = read_artifact(paths, result, name)
-            return list(parse_bench(data, name).rows) if data is not None else []
+            return list(_parsed(data, name).rows) if data is not None else []
         except EvidenceError:
             return []
     return []
@@ -71,21 +97,70 @@ def read_artifact(paths: RunPaths, result: StepResult, name: str) -> bytes | Non
     return data
 
 
-def _gates_of_job(paths: RunPaths, step: JobStep, result: StepResult) -> list[GateResult]:
+def _gates_of_job(
+    paths: RunPaths, step: JobStep, result: StepResult, gpus: Sequence[str] | None
+) -> list[GateResult]:
+    def read(name: str) -> bytes | None:
+        return read_artifact(paths, result, name)
+
     gates = [*_ending(step, result), *_quarantine(result)]
     for gate in step.gates:
-
-        def read(name: str) -> bytes | None:
-            return read_artifact(paths, result, name)
-
-        try:
-            gates.append(judge_gate(gate, read))
-        except EvidenceError as error:
-            gates.append(malformed(f"{gate.gate} {gate.file}", error))
-    ungated = [name for name in step.artifacts if name not in {gate.file for gate in step.gates}]
+        gates += _judged(gate, read, gpus)
+    read_by_gates = {gate.file for gate in step.gates}
+    read_by_gates |= {canary_file(gate.file) for gate in step.gates if gate.gate == "bench"}
+    ungated = [name for name in step.artifacts if name not in read_by_gates]
     if ungated:
         gates.append(_artifacts_gate(ungated, result))
     return gates
+
+
+def _judged(gate: Gate, read: Read, gpus: Sequence[str] | None) -> list[GateResult]:
+    try:
+        if isinstance(gate, BenchGate):
+            return _bench_gates(gate, read, gpus)
+        return [judge_gate(gate, read)]
+    except EvidenceError as error:
+        return [malformed(f"{gate.gate} {gate.file}", error)]
+
+
+def _bench_gates(gate: BenchGate, read: Read, gpus: Sequence[str] | None) -> list[GateResult]:
+    """What a bench CSV shows, whether it can be true, and what the machine did meanwhile.
+
+    Raises:
+        EvidenceError: the CSV cannot be read as one.
+    """
+    data = read(gate.file)
+    if data is None or not data.strip():
+        return [judge_gate(gate, read)]
+    table = _parsed(data, gate.file)
+    gates = [table_gate(gate, table, gpus)]
+    if not any(row.ok for row in table.rows):
+        return gates
+    try:
+        canary = _optional(read, canary_file(gate.file), parse_canary)
+        telemetry = _optional(read, TELEMETRY, parse_telemetry)
+    except EvidenceError as error:
+        return [*gates, malformed(f"machine {gate.file}", error)]
+    l2 = canary.l2_tb_per_s if canary else None
+    gates.append(physics_gate(gate.file, table.rows, l2_tb_per_s=l2))
+    gates.append(machine_gate(gate.file, table.rows, telemetry, canary))
+    return gates
+
+
+@lru_cache(maxsize=4)
+def _parsed(data: bytes, name: str) -> BenchTable:
+    """Read once for the gates and once more for the decision: large tables take their time."""
+    return parse_bench(data, name)
+
+
+def _optional(read: Read, name: str, parse: Callable[[bytes, str], T]) -> T | None:
+    data = read(name)
+    return parse(data, name) if data is not None and data.strip() else None
+
+
+def canary_file(bench: str) -> str:
+    """What the benchmark calls the canary beside this CSV."""
+    return f"{bench.removesuffix('.csv')}.canary.csv"
 
 
 def _ending(step: JobStep, result: StepResult) -> list[GateResult]:

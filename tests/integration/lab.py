@@ -64,6 +64,7 @@ class Lab:
             "XDG_STATE_HOME": str(folder / "state"),
             "TMPDIR": str(self.tmp),
             "NO_COLOR": "1",
+            "PATH": f"{HERE / 'bin'}:{os.environ['PATH']}",  # a pod with a GPU, as it says
         }
 
     def git(self, *arguments: str) -> str:

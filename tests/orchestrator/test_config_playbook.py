@@ -67,12 +67,14 @@ phases:
       - id: dense
         action: job
         command: ["${pod.python}", bench.py, --N, "${n}", --L_list, "${lengths}", "${out}/d"]
-        artifacts: [dense.csv]
+        artifacts: [dense.csv, p.xml]
         gates:
           - gate: bench
             file: dense.csv
             mode: dense
             lengths: ${lengths}
+          - {gate: tests, file: p.xml}
+          - {gate: parity, file: p.xml}
       - id: decide
         action: decide
         dense: dense/dense.csv
@@ -254,9 +256,9 @@ JOB = "phases[1].steps[0]"
         pytest.param(
             "margin: ${margin}",
             "margin: 0",
-            "66:17: phases[1].steps[1].margin: must be more than 0, got 0",
+            "68:17: phases[1].steps[1].margin: must be at least 1, got 0",
             "",
-            id="gt",
+            id="ge",
         ),
         pytest.param(
             "timeout: 20m",
@@ -274,7 +276,7 @@ JOB = "phases[1].steps[0]"
             id="type-of-a-variable",
         ),
         pytest.param(
-            "artifacts: [dense.csv]",
+            "artifacts: [dense.csv, p.xml]",
             "artifacts: dense.csv",
             f"56:20: {JOB}.artifacts: expected a list, got 'dense.csv'",
             "",
@@ -371,7 +373,7 @@ JOB = "phases[1].steps[0]"
         pytest.param(
             "id: decide",
             "id: python",
-            "62:13: phases[1].steps[1].id: step 'python' is there twice; first in line 36",
+            "64:13: phases[1].steps[1].id: step 'python' is there twice; first in line 36",
             "",
             id="duplicate-step",
         ),
@@ -401,7 +403,7 @@ JOB = "phases[1].steps[0]"
         pytest.param(
             "margin: ${margin}",
             "margin: ${margn}",
-            "66:17: phases[1].steps[1].margin: unknown variable 'margn'; did you mean 'margin'?",
+            "68:17: phases[1].steps[1].margin: unknown variable 'margn'; did you mean 'margin'?",
             "variables: lengths",
             id="misspelt-variable",
         ),
@@ -475,14 +477,14 @@ JOB = "phases[1].steps[0]"
         pytest.param(
             "varlen: dense/dense.csv",
             "varlen: varlen/varlen.csv",
-            "65:17: phases[1].steps[1].varlen: no job step leaves 'varlen/varlen.csv'",
+            "67:17: phases[1].steps[1].varlen: no job step leaves 'varlen/varlen.csv'",
             "step/file: dense/dense.csv",
             id="decide-reference",
         ),
         pytest.param(
             "        action: job\n",
             "        action: job\n        profiles: [gpu]\n",
-            "65:16: phases[1].steps[1].dense: step 'dense' takes no part under profile 'cpu'",
+            "67:16: phases[1].steps[1].dense: step 'dense' takes no part under profile 'cpu'",
             "",
             id="decide-without-its-step",
         ),
@@ -490,7 +492,7 @@ JOB = "phases[1].steps[0]"
             "deliverables: [dense.csv",
             "deliverables: [dense.cvs",
             "25:16: deliverables[0]: no step leaves 'dense.cvs'; did you mean 'dense.csv'?",
-            "artifacts: dense.csv, selection_report.md",
+            "artifacts: dense.csv, p.xml, selection_report.md",
             id="deliverable",
         ),
     ],
@@ -506,9 +508,73 @@ def test_a_decision_cannot_come_before_its_evidence(refusal):
     end = PLAYBOOK.index("      - id: decide\n")
     lines, _ = refusal(PLAYBOOK[:start] + PLAYBOOK[end:] + PLAYBOOK[start:end])
     assert lines == [
+        f"53:13: {JOB}.id: no `tests` and no `parity` gate comes before this decision: it would "
+        "stay UNDECIDED",
         f"55:16: {JOB}.dense: step 'dense' comes later; a decision needs what is there",
         f"56:17: {JOB}.varlen: step 'dense' comes later; a decision needs what is there",
     ]
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "remedy"),
+    [
+        (
+            ("{gate: parity, file: p.xml}", "{gate: tests, file: p.xml, min_passed: 2}"),
+            "64:13: phases[1].steps[1].id: no `parity` gate comes before this decision: it would "
+            "stay UNDECIDED",
+            "add a job that runs the parity tests, with gates `tests` and `parity`",
+        ),
+        (
+            ("        dense: dense/dense.csv\n", "        dense: dense/p.xml\n"),
+            "66:16: phases[1].steps[1].dense: no bench gate judges 'dense/p.xml': the decision "
+            "would stay UNDECIDED",
+            "add to step 'dense': {gate: bench, file: p.xml, mode: dense, lengths: [...]}",
+        ),
+    ],
+)
+def test_a_decision_without_grounds_is_refused(refusal, change, line, remedy):
+    lines, advice = refusal(*change)
+    assert (lines, advice) == ([line], remedy)
+
+
+FIXES = """\
+  - id: 4
+    name: fixes
+    title: Fixes
+    repeat: [1, 9]
+    variants:
+      - {id: other, title: Other}
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "remedy"),
+    [
+        (
+            ("[1, 9]", "[2, 9]"),
+            "72:17: phases[2].repeat[1]: there is no phase 9",
+            "phases: 0, 2, 4",
+        ),
+        (
+            ("[1, 9]", "[4]"),
+            "72:14: phases[2].repeat[0]: phase 4 can only repeat phases before it, not 4",
+            "",
+        ),
+        (
+            ("[1, 9]\n    variants:\n      - {id: other, title: Other}", "[2]"),
+            "72:13: phases[2].repeat: nothing is repeated without variants",
+            "declare `variants`, or leave `repeat` out",
+        ),
+        (
+            ("    repeat: [1, 9]\n", ""),
+            "73:7: phases[2].variants: variants of nothing: the phase repeats none",
+            "say which phases they repeat: `repeat: [1, 2]`",
+        ),
+    ],
+)
+def test_what_is_repeated_is_there(refusal, change, line, remedy):
+    lines, advice = refusal(PLAYBOOK + FIXES.replace(*change))
+    assert (lines, advice) == ([line], remedy)
 
 
 def test_one_slip_is_one_line(refusal):
