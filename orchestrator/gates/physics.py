@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from operator import attrgetter
 from typing import Protocol
 
@@ -98,7 +99,7 @@ class Timed(Shaped, Protocol):
         """Launch floor of the device."""
 
 
-_times_of = attrgetter(*SIDES)
+_TimesOf = Callable[[Timed], tuple[float | None, ...]]
 
 
 @dataclass(frozen=True)
@@ -192,19 +193,33 @@ class _Judge:
             self._families.setdefault(row.family, []).append((work, row))
             if work.assumed:
                 self._assumed[work.assumed] += 1
-        again = _repeated(row)
+        columns, times_of = _times(row.level, row.basis)
+        times = times_of(row)
         cold = dram_ms(work, card) if card is not None and isinstance(work, Work) else 0.0
-        for column, ms in zip(SIDES, _times_of(row), strict=True):
+        large = card is not None and isinstance(work, Work) and 2 * work.bytes > card.l2_bytes
+        if large and self._plain(times, cold):
+            return
+        for column, ms in zip(columns, times, strict=True):
             if ms is None:
                 if column in REQUIRED:
                     self._missing[column] += 1
             elif not 0 < ms < math.inf:
                 self._unreal.append(f"{row.where}: {column} is {ms:g}")
-            elif cold and isinstance(work, Work) and card is not None and column not in again:
+            elif cold and isinstance(work, Work) and card is not None:
                 if cold > TOLERANCE * ms or 2 * work.bytes <= card.l2_bytes:
                     self._suspect(_Time(row, column, ms, work), card)
                 if self._closest is None or cold > self._closest[0] * ms:
                     self._closest = (cold / ms, _Time(row, column, ms, work), card)
+
+    def _plain(self, times: Sequence[float | None], cold: float) -> bool:
+        """Whether all are there, and none is remarkable: most rows are done with at this point."""
+        try:
+            fastest = min(times)  # type: ignore[type-var]
+            whole = 0 < sum(times) < math.inf  # type: ignore[arg-type]  # not so where one is NaN
+        except TypeError:
+            return False
+        closest = self._closest[0] if self._closest else 0.0
+        return whole and fastest is not None and 0 < cold <= min(closest, TOLERANCE) * fastest
 
     def _card(self, name: str | None) -> Card | None:
         if not name:
@@ -319,7 +334,14 @@ class _Judge:
             members.sort(key=lambda member: member[0].bytes)
             if members[-1][0].bytes < GROWN * members[0][0].bytes:
                 continue
-            for column in (name for name in SIDES if name not in _repeated(members[0][1])):
+            columns, times_of = _times(members[0][1].level, members[0][1].basis)
+            last, last_row = members[-1]
+            much_smaller = [row for work, row in members if GROWN * work.bytes <= last.bytes]
+            slowest = zip(*map(times_of, much_smaller), strict=True)
+            for column, last_ms, before in zip(columns, times_of(last_row), slowest, strict=True):
+                known = [ms for ms in before if ms is not None]
+                if known and last_ms is not None and last_ms > FLAT * max(known):
+                    continue
                 times = [
                     _Time(row, column, ms, work)
                     for work, row in members
@@ -418,9 +440,15 @@ class _Judge:
         )
 
 
-def _repeated(row: Timed) -> tuple[str, ...]:
-    """Columns that say again what `tri_ms` and `ref_ms` say."""
-    return (f"{row.level}_tri_ms", f"{row.level}_{row.basis}_ms") if row.basis else ()
+@cache
+def _times(level: str | None, basis: str | None) -> tuple[tuple[str, ...], _TimesOf]:
+    """Columns that are times, without those that say `tri_ms` and `ref_ms` again; how to get them.
+
+    A row has several of them: the getter gives a tuple.
+    """
+    again = (f"{level}_tri_ms", f"{level}_{basis}_ms") if basis else ()
+    columns = tuple(name for name in SIDES if name not in again)
+    return columns, attrgetter(*columns)
 
 
 def _columns(counts: Mapping[str, int], rows: int) -> str:

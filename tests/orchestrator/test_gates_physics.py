@@ -16,12 +16,14 @@ def judged(*rows, **options: object) -> GateResult:
     return physics_gate("sel_dense.csv", bench_rows("dense", *rows), **options)
 
 
+def cell(length: int, **changes: object) -> dict[str, object]:
+    """A good row with some columns changed, and no others."""
+    return {**row("dense", length), **changes}
+
+
 def family(**changes: object):
     """Lengths of one family; a callable change is a function of L."""
-    return [
-        row("dense", n, **{k: v(n) if callable(v) else v for k, v in changes.items()})
-        for n in LENGTHS
-    ]
+    return [cell(n, **{k: v(n) if callable(v) else v for k, v in changes.items()}) for n in LENGTHS]
 
 
 def test_honest_times_pass_and_say_how_close_they_come() -> None:
@@ -36,7 +38,7 @@ def test_honest_times_pass_and_say_how_close_they_come() -> None:
      "operator_shipped_ms"],
 )  # fmt: skip
 def test_an_impossible_time_of_any_side_is_invalid(column: str) -> None:
-    found = judged(row("dense", 1024, **{column: 0.05}))
+    found = judged(cell(1024, **{column: 0.05}))
     assert (found.verdict, found.reason) == (Verdict.INVALID, Reason.IMPOSSIBLE)
     assert "TB/s" in found.message
     assert "1.008 TB/s (DRAM)" in found.message
@@ -45,8 +47,8 @@ def test_an_impossible_time_of_any_side_is_invalid(column: str) -> None:
 
 def test_the_limit_has_five_percent_of_room() -> None:
     needs = (1024 * (1024 * 256 + 8 * 128) * 2) / 1.008e9
-    assert judged(row("dense", 1024, tri_ms=needs / 1.04)).verdict is Verdict.PASS
-    assert judged(row("dense", 1024, tri_ms=needs / 1.06)).verdict is Verdict.INVALID
+    assert judged(cell(1024, tri_ms=needs / 1.04)).verdict is Verdict.PASS
+    assert judged(cell(1024, tri_ms=needs / 1.06)).verdict is Verdict.INVALID
 
 
 def test_more_computing_than_the_tensor_cores_can_do_is_invalid() -> None:
@@ -54,26 +56,26 @@ def test_more_computing_than_the_tensor_cores_can_do_is_invalid() -> None:
     times = {"tri_ms": needs / 2, "kernel_tri_ms": needs, "ref_ms": 2 * needs}
     times |= dict.fromkeys(("kernel_shipped_ms", "kernel_strongest_ms"), 2 * needs)
     times |= {"operator_shipped_ms": 2 * needs}
-    found = judged(row("dense", 1024, H=2048, **times))
+    found = judged(cell(1024, H=2048, **times))
     assert found.verdict is Verdict.INVALID
     assert "165.2 TFLOP/s" in found.message
 
 
 def test_a_set_that_fits_in_l2_needs_proof_of_a_flush() -> None:
     small = {"N": 64, "flush_mib": 0, "launch_us": 50}
-    found = judged(row("dense", 256, **small))
+    found = judged(cell(256, **small))
     assert (found.verdict, found.reason) == (Verdict.NOT_VERIFIED, Reason.NO_EVIDENCE)
     assert "flush_mib" in found.message
-    assert judged(row("dense", 256, **{**small, "flush_mib": 144})).verdict is Verdict.PASS
+    assert judged(cell(256, **{**small, "flush_mib": 144})).verdict is Verdict.PASS
 
 
 def test_a_flush_of_less_than_the_cache_is_no_flush() -> None:
-    assert judged(row("dense", 256, N=64, flush_mib=36)).verdict is Verdict.NOT_VERIFIED
+    assert judged(cell(256, N=64, flush_mib=36)).verdict is Verdict.NOT_VERIFIED
 
 
 def test_even_l2_has_a_limit() -> None:
     """8.4 MB in half a microsecond are 17 TB/s: three times what the canary measured."""
-    impossible = row("dense", 256, N=64, flush_mib=0, tri_ms=0.0005)
+    impossible = cell(256, N=64, flush_mib=0, tri_ms=0.0005)
     found = judged(impossible, l2_tb_per_s=5.5)
     assert found.verdict is Verdict.INVALID
     assert "11 TB/s (L2, generously)" in found.message
@@ -81,7 +83,7 @@ def test_even_l2_has_a_limit() -> None:
 
 
 def test_a_third_partys_l2_figure_is_marked_and_gets_room() -> None:
-    faster_than_cited = row("dense", 256, N=64, flush_mib=0, tri_ms=0.0012)
+    faster_than_cited = cell(256, N=64, flush_mib=0, tri_ms=0.0012)
     found = judged(faster_than_cited)
     assert found.verdict is Verdict.NOT_VERIFIED
     assert "third-party" in found.measured["l2"]
@@ -90,7 +92,7 @@ def test_a_third_partys_l2_figure_is_marked_and_gets_room() -> None:
 def test_faster_than_dram_but_possible_from_a_warm_cache_is_not_verified() -> None:
     """Twice the cache: half of it may have stayed there."""
     bytes_read = 1024 * (288 * 256 + 8 * 128) * 2
-    warm = row("dense", 288, tri_ms=0.6 * bytes_read / 1.008e9, flush_mib=0)
+    warm = cell(288, tri_ms=0.6 * bytes_read / 1.008e9, flush_mib=0)
     assert judged(warm).verdict is Verdict.NOT_VERIFIED
     assert judged({**warm, "flush_mib": 256}).verdict is Verdict.INVALID
 
@@ -132,13 +134,13 @@ def test_order_of_rows_is_irrelevant() -> None:
 
 @pytest.mark.parametrize("device", ["Fancy GPU 9000", "NVIDIA A100"])
 def test_an_unknown_card_is_not_verified(device: str) -> None:
-    found = judged(row("dense", 1024, device=device, tri_ms=1e-6))
+    found = judged(cell(1024, device=device, tri_ms=1e-6))
     assert found.verdict is Verdict.NOT_VERIFIED
     assert device in found.message
 
 
 def test_a_row_without_device_takes_the_one_that_is_given() -> None:
-    impossible = row("dense", 1024, device=None, ref_ms=0.05)
+    impossible = cell(1024, device=None, ref_ms=0.05)
     without = judged(impossible)
     assert without.verdict is Verdict.NOT_VERIFIED
     assert "device" in without.message
@@ -146,10 +148,10 @@ def test_a_row_without_device_takes_the_one_that_is_given() -> None:
 
 
 def test_a_missing_dtype_never_passes_and_still_refutes() -> None:
-    found = judged(row("dense", 1024, dtype=None))
+    found = judged(cell(1024, dtype=None))
     assert found.verdict is Verdict.NOT_VERIFIED
     assert "dtype (fp16 assumed)" in found.message
-    assert judged(row("dense", 1024, dtype=None, ref_ms=0.05)).verdict is Verdict.INVALID
+    assert judged(cell(1024, dtype=None, ref_ms=0.05)).verdict is Verdict.INVALID
 
 
 def test_the_interpreter_has_no_card() -> None:
@@ -158,12 +160,12 @@ def test_the_interpreter_has_no_card() -> None:
 
 
 def test_no_cell_that_ran_is_not_verified() -> None:
-    died = row("dense", 64, status="error: MLIR")
+    died = cell(64, status="error: MLIR")
     assert judged(died).verdict is Verdict.NOT_VERIFIED
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
 def test_every_card_refuses_ten_times_its_bandwidth(card) -> None:
     needs = (1024 * (1024 * 256 + 8 * 128) * 2) / (card.dram_tb_per_s * 1e9)
-    found = judged(row("dense", 1024, device=None, tri_ms=needs / 10), device=f"NVIDIA {card.name}")
+    found = judged(cell(1024, device=None, tri_ms=needs / 10), device=f"NVIDIA {card.name}")
     assert found.verdict is Verdict.INVALID, found.message
