@@ -120,7 +120,8 @@ class TestFlags:
 
     def test_every_flag_is_documented(self):
         text = (dispatch_folder() / "README.md").read_text()
-        for name in (*SWITCHES, "NSA_SEL_TRITON_MIN_L", "NSA_SEL_TRITON_FORCE_PATH"):
+        others = ("MIN_L", "FORCE_PATH", "WARPS", "STAGES", "SPLITS")
+        for name in (*SWITCHES, *(f"NSA_SEL_TRITON_{other}" for other in others)):
             assert f"| `{name}` |" in text
         assert "NSA_DIAGNOSTICS" in text
 

@@ -42,7 +42,7 @@ def request(**changes):
 
 class TestTable:
     def test_every_launch_finds_parameters_that_fit_the_card(self):
-        lengths, heads = (1, 64, 512, 513, 65536), (1, 8, 16, 17, MAX_GROUP_HEADS)
+        lengths, heads = (1, 513), (1, 17, MAX_GROUP_HEADS)
         for arch, limit in SHARED_KIB.items():
             major, minor = map(int, arch.split("."))
             keys = itertools.product(KERNELS, (16, 32), SIDES, SIDES, heads, lengths)
