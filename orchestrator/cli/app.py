@@ -106,6 +106,8 @@ def cli() -> None:
 @click.option("--from", "inherit_from", metavar="RUN", help="Run to take the other phases from.")
 @RECONNECT_FOR
 @click.option("--no-wait", is_flag=True, help="Fail where another job has the pod's device.")
+@click.option("--waive", multiple=True, metavar="GATE", help="Count GATE as PASS; needs --reason.")
+@click.option("--reason", "reasons", multiple=True, metavar="TEXT", help="Why; printed everywhere.")
 @click.option("--pr", is_flag=True, help="Push the branch and open a pull request (gh).")
 @click.option("--dry-run", is_flag=True, help="Print the resolved commands; do nothing.")
 @RUNS_DIR

@@ -34,6 +34,8 @@ def run_command(
     inherit_from: str | None,
     reconnect_for: float,
     no_wait: bool,
+    waive: tuple[str, ...],
+    reasons: tuple[str, ...],
     pr: bool,
     dry_run: bool,
     runs_dir: Path,
@@ -54,6 +56,8 @@ def run_command(
         runs_dir=runs_dir.absolute(),
         inherit_from=inherit_from,
         pr=pr,
+        waive=waive,
+        reasons=reasons,
         argv=["orchestrate", *sys.argv[1:]],
     )
     prepared = prepare(request)

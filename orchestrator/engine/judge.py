@@ -9,6 +9,7 @@ from pathlib import Path
 from orchestrator.engine.inherited import Inherited
 from orchestrator.engine.step_gates import bench_rows, gates_of
 from orchestrator.engine.variants import adopt, best, judge_variants
+from orchestrator.engine.waivers import waived
 from orchestrator.errors import StoreError
 from orchestrator.evidence.facts import Facts
 from orchestrator.gates.decision import decide
@@ -229,6 +230,7 @@ class _Judge:
             gates = [infra(f"step {step.id}", result.error)]
         else:
             gates = gates_of(self._plan, self._paths, step, result, self._gpus)
+            gates = [waived(gate, self._plan.waivers) for gate in gates]
         return StepJudgement(
             phase=phase.id,
             step=step.id,

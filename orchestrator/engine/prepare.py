@@ -14,6 +14,7 @@ from orchestrator.config.pods import EMBEDDED, embedded_pod
 from orchestrator.config.resources import find_playbook
 from orchestrator.engine.inherit import inherit, refuse_foreign_changes
 from orchestrator.engine.plan import make_plan
+from orchestrator.engine.waivers import waivers_of
 from orchestrator.errors import UsageError
 from orchestrator.models.command import Secret
 from orchestrator.models.pod import Pod
@@ -38,6 +39,8 @@ class Request:
     runs_dir: Path = Path("runs")
     inherit_from: str | None = None
     pr: bool = False
+    waive: Sequence[str] = ()
+    reasons: Sequence[str] = ()
     argv: Sequence[str] = ()
 
 
@@ -76,8 +79,9 @@ def prepare(request: Request) -> Prepared:
     loaded = load_playbook(path, **asked, builtins=builtins)  # type: ignore[arg-type]
     source = describe(root)
     plan = make_plan(loaded, pod, source, phases, request.argv, pr=request.pr)
+    waivers = waivers_of(plan.playbook, request.waive, request.reasons)
     inherited = inherit(plan, source.manifest, request.runs_dir, request.inherit_from)
-    plan = plan.model_copy(update={"inherits": inherited})
+    plan = plan.model_copy(update={"inherits": inherited, "waivers": waivers})
     refuse_foreign_changes(plan)
     return Prepared(plan, source.diff, source.manifest, secrets_of(plan), notes)
 

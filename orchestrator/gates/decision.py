@@ -29,6 +29,7 @@ def decide(
     lowers.
     """
     rows = (*dense, *varlen)
+    waivers = tuple(dict.fromkeys(gate.waiver for gate in gates if gate.waiver))
     obstacles = list(dict.fromkeys(_obstacles(dense, varlen, gates)))
     cells: list[contract.Cell] = []
     if not obstacles:
@@ -46,6 +47,7 @@ def decide(
             level=level,
             reference=reference,
             summary=_undecided(obstacles, gates),
+            waivers=waivers,
             obstacles=tuple(obstacles),
         )
     device = next(row.device for row in dense if row.device)
@@ -69,7 +71,8 @@ def decide(
         level=level,
         reference=reference,
         device=device,
-        summary=summary,
+        summary=f"{summary} Waived: {'; '.join(map(str, waivers))}." if waivers else summary,
+        waivers=waivers,
         sensitivity=sensitivity(cells, margin),
         comparisons=comparisons(rows, margin),
         non_monotone=non_monotone(cells, margin),

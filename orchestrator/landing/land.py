@@ -232,6 +232,7 @@ def _message(request: LandRequest, edit: Edit) -> tuple[str, str]:
     if decision.environment:
         flags = (f"{name}={value}" for name, value in decision.environment.items())
         lines.append(f"Measured with: {shlex.join(flags)}")
+    lines += [f"Waived: {waiver}" for waiver in decision.waivers]
     return title, "\n".join(lines) + "\n"
 
 

@@ -8,7 +8,7 @@ from pydantic import Field, JsonValue
 
 from orchestrator.models.playbook import Playbook
 from orchestrator.models.pod import Pod
-from orchestrator.models.verdict import Decision, GateResult, Obstacle, Record, Verdict
+from orchestrator.models.verdict import Decision, GateResult, Obstacle, Record, Verdict, Waiver
 
 FORMAT = 1
 """Version of the run directory's layout."""
@@ -73,6 +73,7 @@ class RunPlan(Record):
     variants: list[PlannedVariant] = Field(default_factory=list)
     inherits: Inheritance | None = None
     pr: bool = Field(default=False, description="open a pull request when landing")
+    waivers: list[Waiver] = Field(default_factory=list)
 
 
 class JobState(str, Enum):
@@ -100,7 +101,9 @@ class JobOutcome(Record):
 
     job_id: str
     state: JobState
-    reason: str | None = Field(default=None, description="exit | signal | timeout | oom | disk | busy")
+    reason: str | None = Field(
+        default=None, description="exit | signal | timeout | oom | disk | busy"
+    )
     exit_code: int | None = None
     signal: int | None = None
     duration_s: float | None = None

@@ -81,6 +81,16 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Waiver(Record):
+    """A gate that does not have to pass, and who answers for it says why."""
+
+    gate: str
+    reason: str = Field(min_length=1)
+
+    def __str__(self) -> str:
+        return f"{self.gate} ({self.reason})"
+
+
 class GateResult(Record):
     """One gate's verdict, the numbers that decided it, and what to do next."""
 
@@ -90,6 +100,7 @@ class GateResult(Record):
     reason: Reason | None = None
     measured: dict[str, JsonValue] = Field(default_factory=dict)
     next_step: str | None = None
+    waiver: Waiver | None = Field(default=None, description="why it counts as PASS all the same")
 
     @model_validator(mode="after")
     def _says_why(self) -> GateResult:
@@ -154,7 +165,7 @@ class Decision(Record):
     noise_bound: tuple[str, ...] = Field(
         default=(), description="cells whose interval holds the margin, or that did not settle"
     )
-    waivers: tuple[str, ...] = Field(default=(), description="gates waived, each with its reason")
+    waivers: tuple[Waiver, ...] = Field(default=(), description="gates that it holds without")
     variant: str | None = Field(default=None, description="variant of phase 4 that it rests on")
     environment: dict[str, str] = Field(
         default_factory=dict, description="flags that the variant needs, in production too"

@@ -69,6 +69,7 @@ def build(paths: RunPaths, judgement: Judgement) -> Report:
         comparison=comparison,
         issues=issues,
         gates=gates,
+        waived=tuple(line for line in gates if line.result.waiver),
         phases=tuple(sections.phases(plan, judgement, evidence)),
         environment=sections.environment(plan, evidence),
         not_run=tuple(sections.not_run(plan, judgement, evidence, events)),

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from orchestrator.evidence.bench import BenchRow
+from orchestrator.evidence.bench import BASES, LEVELS, BenchRow
 from orchestrator.evidence.diagnostics import Bucket
 from orchestrator.evidence.facts import Facts
 from orchestrator.models.run import StepResult
@@ -98,6 +98,13 @@ class BenchFamily:
     def first(self) -> BenchRow:
         """Stands for what all rows have in common."""
         return self.rows[0]
+
+    @property
+    def four(self) -> bool:
+        """Whether both levels and both references were timed."""
+        return any(
+            row.interval(level, basis) for row in self.rows for level in LEVELS for basis in BASES
+        )
 
     @property
     def interpreted(self) -> bool:

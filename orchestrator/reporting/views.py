@@ -222,6 +222,8 @@ class Report:
     issues: tuple[tuple[str, str], ...]
     """Where, and what went wrong: tests, jobs, cells, steps, unreadable files."""
     gates: tuple[GateLine, ...]
+    waived: tuple[GateLine, ...]
+    """Gates that count as PASS because someone answers for them."""
     phases: tuple[PhaseLine, ...]
     environment: Environment
     not_run: tuple[tuple[str, str], ...]
