@@ -66,6 +66,44 @@ def test_every_ending_has_its_verdict(
         assert done.last["decision"]["min_L"] == 2048
 
 
+WAIVE = ("--waive", "bench sel_dense.csv", "--reason", "the fallback is being replaced")
+
+
+def test_a_waived_gate_is_named_wherever_the_decision_is(lab: Lab) -> None:
+    done = lab.run("--phase", "0-2", bench="weak-fallback")
+    assert (done.code, done.reasons) == (1, {"weak-fallback"})
+    second = ("--waive", "bench sel_varlen.csv", "--reason", "likewise")
+    done = lab.run(*WAIVE, *second, bench="weak-fallback")
+    assert done.code == 0, done.stderr
+    assert done.last["decision"]["outcome"] == "ENABLE"
+    waived = "bench sel_dense.csv (the fallback is being replaced)"
+    assert waived in done.last["decision"]["summary"]
+    report = (done.run / "report/selection_report.md").read_text()
+    assert "- `bench sel_dense.csv`, which was **FAIL**: the fallback is being replaced" in report
+    assert f"Waived: {waived}" in lab.git("log", "--all", "--format=%B")
+
+
+def test_evidence_that_cannot_be_true_cannot_be_waived(lab: Lab) -> None:
+    done = lab.run("--phase", "0-2", *WAIVE, bench="first-key")
+    assert done.code == 5
+    assert "It cannot be waived" in json.dumps(done.last["reasons"])
+
+
+def test_a_waiver_names_a_gate_and_a_reason(lab: Lab) -> None:
+    done = lab.run("--waive", "bench sel_dense.csvv", "--reason", "x")
+    assert done.code == 2
+    assert "did you mean 'bench sel_dense.csv'" in done.stderr
+    done = lab.run("--waive", "bench sel_dense.csv")
+    assert done.code == 2
+    assert "each waiver needs a reason" in done.stderr
+
+
+def test_a_csv_of_a_card_that_the_pod_does_not_have_is_invalid(lab: Lab) -> None:
+    done = lab.run("--phase", "0-2", device="NVIDIA H200")
+    assert done.code == 5
+    assert "wrong-gpu" in done.reasons
+
+
 def test_nothing_is_measured_on_a_red_gate(lab: Lab) -> None:
     done = lab.run(parity="broken")
     benchmark = done.last["phases"][2]
