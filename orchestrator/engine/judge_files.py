@@ -107,8 +107,9 @@ def judge_files(
 
 def _read(paths: Sequence[Path]) -> _Given:
     given = _Given()
-    for path in dict.fromkeys([*paths, *_beside(paths)]):
-        same = [other for other in paths if other.name == path.name]
+    every = list(dict.fromkeys([*paths, *_beside(paths)]))
+    for path in every:
+        same = [other for other in every if other.name == path.name]
         name = path.name if len(same) < 2 else str(path)
         given.paths[name] = path
         data = _bytes(path)
@@ -158,7 +159,7 @@ def _judge_bench(
     notes: list[str],
 ) -> list[GateResult]:
     """All gates of one CSV; its rows are added to `rows`."""
-    canary = _canary_of(name, given)
+    canary, telemetry = _canary_of(name, given), _telemetry_of(name, given)
     found: Sequence[_Row]
     try:
         gates: list[GateResult] = []
@@ -179,7 +180,6 @@ def _judge_bench(
         return [malformed(f"bench {name}", error)]
     rows += found
     l2 = canary.l2_tb_per_s if canary else None
-    telemetry = next(iter(given.telemetry.values()), None)
     return [
         physics_gate(name, found, device=device, l2_tb_per_s=l2),
         *gates,
@@ -193,11 +193,21 @@ def _is_ours(data: bytes) -> bool:
 
 
 def _canary_of(name: str, given: _Given) -> Canary | None:
-    stem = Path(name).name.removesuffix(".csv")
-    for other, canary in given.canaries.items():
-        if Path(other).name == f"{stem}.canary.csv":
-            return canary
-    return None
+    path = given.paths[name]
+    beside = path.with_suffix(".canary.csv")
+    named = [n for n in given.canaries if given.paths[n].name == beside.name]
+    return next(
+        (given.canaries[n] for n in named if given.paths[n] == beside),
+        given.canaries[named[0]] if len(named) == 1 else None,
+    )
+
+
+def _telemetry_of(name: str, given: _Given) -> Telemetry | None:
+    """That of its own folder, or the only one there is."""
+    folder = given.paths[name].parent
+    own = [t for n, t in given.telemetry.items() if given.paths[n].parent == folder]
+    candidates = own or list(given.telemetry.values())
+    return candidates[0] if len(candidates) == 1 else None
 
 
 def _understood(name: str, renamed: Mapping[str, str], unknown: Sequence[str]) -> Iterable[str]:

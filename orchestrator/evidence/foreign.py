@@ -177,6 +177,7 @@ class _Reader:
         lines = (line.strip() for line in io.StringIO(text))
         head = next((line for line in lines if line and not line.startswith("#")), "")
         delimiter = max(",;\t", key=head.count)
+        self._spaced = not text.isascii() or any(space in text for space in " \t\v\f")
         self._csv = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         self._header: list[str] = []
         self._names: list[str] = []
@@ -217,7 +218,7 @@ class _Reader:
         """Take in all lines; what the end mark counts, None where there is none."""
         end: str | None = None
         for raw in self._csv:
-            fields = [field.strip() for field in raw]
+            fields = [field.strip() for field in raw] if self._spaced else raw
             if not any(fields):
                 continue
             if end is not None:
@@ -230,16 +231,15 @@ class _Reader:
             elif fields == self._header:
                 raise self._error("a second header; the file was appended to")
             else:
-                self._failed.append(self._whole(fields))
+                whole = len(fields) == len(self._names)
+                self._failed.append(None if whole else self._filled_up(fields))
                 self._fields.append(fields)
                 self._lines.append(self._csv.line_num)
         return end
 
-    def _whole(self, fields: list[str]) -> str | None:
+    def _filled_up(self, fields: list[str]) -> str:
         """Fill up a row that ends in a word of failure, and return that word."""
         missing = len(self._names) - len(fields)
-        if not missing:
-            return None
         word = next((field for field in fields if field.upper().startswith(_FAILURES)), None)
         if word is None or missing < 0:
             raise self._error(
@@ -295,9 +295,10 @@ class _Reader:
                 columns.append(nothing)
             elif str in kinds:
                 columns.append([value or None for value in told[name]])
+            elif int in kinds:
+                columns.append(self._counts(name, told[name]))
             else:
-                numbers = self._numbers(name, told[name])
-                columns.append(_counts(numbers) if int in kinds else numbers)
+                columns.append(self._numbers(name, told[name]))
         files = [self._name] * self._size
         return map(
             ForeignRow._make,
@@ -322,6 +323,8 @@ class _Reader:
     def _numbers(self, name: str, fields: Sequence[str]) -> list[float | None]:
         scale = 1e-3 if name in self._micro else 1.0
         try:
+            if scale == 1:
+                return list(map(float, fields))
             return [float(field) * scale for field in fields]
         except ValueError:
             pass  # one that is empty, has a unit, or is a word: field by field then
@@ -332,6 +335,19 @@ class _Reader:
                 self._failed[index] = f"{name} is {field}"
             numbers.append(None if number is None else number * scale)
         return numbers
+
+    def _counts(self, name: str, fields: Sequence[str]) -> Sequence[int | None]:
+        """Positive whole numbers; None for anything else."""
+        try:
+            counts = list(map(int, fields))
+        except ValueError:
+            counts = []
+        if counts and min(counts) >= 1 and max(counts) <= _LARGEST:
+            return counts
+        return [
+            int(n) if n is not None and 1 <= n <= _LARGEST and n == int(n) else None
+            for n in self._numbers(name, fields)
+        ]
 
 
 _NOT_IDENTITY = frozenset(
@@ -348,9 +364,3 @@ def _number(field: str) -> float | None:
     except ValueError:
         return None
     return number / 1e3 if with_unit and with_unit[2] == "us" else number
-
-
-def _counts(numbers: Iterable[float | None]) -> list[int | None]:
-    return [
-        int(n) if n is not None and 1 <= n <= _LARGEST and n == int(n) else None for n in numbers
-    ]

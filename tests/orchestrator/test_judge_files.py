@@ -247,6 +247,17 @@ def test_a_disturbed_machine_decides_nothing(
     assert any(says in gate["message"] for gate in found["gates"])
 
 
+def test_each_csv_has_the_telemetry_of_its_own_folder(tmp_path: Path) -> None:
+    for name, telemetry in (("a", "quiet.csv"), ("b", "throttled.csv")):
+        (tmp_path / name).mkdir()
+        write_set(tmp_path / name, telemetry)
+    found = judged(tmp_path / "a" / "sel_dense.csv", tmp_path / "b" / "sel_varlen.csv")
+    assert {g["gate"]: g["verdict"] for g in found["gates"] if g["gate"].startswith("machine")} == {
+        "machine sel_dense.csv": "PASS",
+        "machine sel_varlen.csv": "INVALID",
+    }
+
+
 def test_skipped_tests_beside_the_csvs_count(tmp_path: Path) -> None:
     files = write_set(tmp_path)
     (tmp_path / "parity.xml").write_bytes(junit(junit_case("t", inner=skip("no flag"))))
