@@ -29,7 +29,7 @@ PermitRootLogin prohibit-password
 UseDNS no
 MaxStartups 100:30:200
 Subsystem sftp internal-sftp
-SetEnv HOME={folder}
+SetEnv HOME={folder} PATH={path}
 """
 
 
@@ -49,7 +49,8 @@ class Server:
             argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
             subprocess.run(argv, check=True, timeout=30)
         self._config = folder / "sshd_config"
-        self._config.write_text(_CONFIG.format(host=host, port=self.port, folder=folder))
+        path = f"{Path(__file__).parent / 'bin'}:{PATH}"  # a pod with a GPU, as it says
+        self._config.write_text(_CONFIG.format(host=host, port=self.port, folder=folder, path=path))
 
     def start(self) -> None:
         sshd = shutil.which("sshd", path=PATH)
