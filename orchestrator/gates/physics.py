@@ -140,7 +140,13 @@ def physics_gate(
     if not ran:
         finding = _unverified(f"{file} holds no cell that ran.", "Run the benchmark.")
         return conclude(gate, [finding], {"cells": 0}, "")
-    judge = _Judge(file, device, l2_tb_per_s)
+    # most foreign files have two of the columns
+    there = tuple(
+        column
+        for column in SIDES
+        if column in REQUIRED or any(getattr(row, column) is not None for row in ran)
+    )
+    judge = _Judge(file, there, device, l2_tb_per_s)
     for row in ran:
         judge.take(row)
     findings = judge.findings()
@@ -165,8 +171,11 @@ def cell_name(row: Named) -> str:
 
 
 class _Judge:
-    def __init__(self, file: str, device: str | None, l2_tb_per_s: float | None) -> None:
+    def __init__(
+        self, file: str, columns: tuple[str, ...], device: str | None, l2_tb_per_s: float | None
+    ) -> None:
         self._file = file
+        self._columns = columns
         self._device = device
         self._l2 = l2_tb_per_s
         self._cards: dict[str, Card | None] = {}
@@ -193,7 +202,7 @@ class _Judge:
             self._families.setdefault(row.family, []).append((work, row))
             if work.assumed:
                 self._assumed[work.assumed] += 1
-        columns, times_of = _times(row.level, row.basis)
+        columns, times_of = _times(self._columns, row.level, row.basis)
         times = times_of(row)
         cold = dram_ms(work, card) if card is not None and isinstance(work, Work) else 0.0
         large = card is not None and isinstance(work, Work) and 2 * work.bytes > card.l2_bytes
@@ -334,7 +343,7 @@ class _Judge:
             members.sort(key=lambda member: member[0].bytes)
             if members[-1][0].bytes < GROWN * members[0][0].bytes:
                 continue
-            columns, times_of = _times(members[0][1].level, members[0][1].basis)
+            columns, times_of = _times(self._columns, members[0][1].level, members[0][1].basis)
             last, last_row = members[-1]
             much_smaller = [row for work, row in members if GROWN * work.bytes <= last.bytes]
             slowest = zip(*map(times_of, much_smaller), strict=True)
@@ -441,14 +450,16 @@ class _Judge:
 
 
 @cache
-def _times(level: str | None, basis: str | None) -> tuple[tuple[str, ...], _TimesOf]:
-    """Columns that are times, without those that say `tri_ms` and `ref_ms` again; how to get them.
+def _times(
+    columns: tuple[str, ...], level: str | None, basis: str | None
+) -> tuple[tuple[str, ...], _TimesOf]:
+    """Those of `columns` that do not say `tri_ms` and `ref_ms` again, and how to get them.
 
-    A row has several of them: the getter gives a tuple.
+    There are at least two: the getter gives a tuple.
     """
     again = (f"{level}_tri_ms", f"{level}_{basis}_ms") if basis else ()
-    columns = tuple(name for name in SIDES if name not in again)
-    return columns, attrgetter(*columns)
+    distinct = tuple(name for name in columns if name not in again)
+    return distinct, attrgetter(*distinct)
 
 
 def _columns(counts: Mapping[str, int], rows: int) -> str:
