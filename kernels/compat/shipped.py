@@ -15,9 +15,9 @@ from kernels.selection.tuning import read_table
 from .launches import Launch, recorded
 from .targets import Target
 
-DOCUMENT_DIMS = ((64, 64), (128, 128))
-OTHER_DIMS = ((96, 96), (100, 100), (192, 128), (192, 192))
-"""Padded to a tile, one of them with rows that are 8-byte aligned only; and the paper's."""
+DOCUMENT_DIMS = (128, 128)
+OTHER_DIMS = ((64, 64), (96, 96), (100, 100), (192, 128), (192, 192))
+"""Some padded to a tile, one with rows that are 8-byte aligned only, and the paper's."""
 LONG = 4096
 """Keys, where the tuning table sets no bound."""
 DOUBLE_BUFFER = replace(Flags(), double_buffer=True)
@@ -74,11 +74,10 @@ def _table(target: Target) -> Iterator[Shape]:
 
 
 def _document() -> Iterator[Shape]:
-    for D, Dv in DOCUMENT_DIMS:
-        shape = Shape(D, Dv)
-        yield shape
-    yield replace(shape, flags=DOUBLE_BUFFER)
+    shape = Shape(*DOCUMENT_DIMS)
+    yield shape
     yield replace(shape, length=1024)
+    yield replace(shape, flags=DOUBLE_BUFFER, kernel="ranges")
     yield replace(shape, lengths=True, kernel="dense")
     yield replace(shape, group=False, kernel="dense")
     yield replace(shape, rows=4, heads=16, length=1024)  # decode: rows are split
@@ -87,9 +86,10 @@ def _document() -> Iterator[Shape]:
 def _variants() -> Iterator[Shape]:
     for D, Dv in OTHER_DIMS:
         yield Shape(D, Dv)
-    shape = Shape(*DOCUMENT_DIMS[-1])
+    shape = Shape(*DOCUMENT_DIMS)
     yield replace(shape, dtype=torch.bfloat16)
     yield replace(shape, group=False)
+    yield replace(shape, flags=DOUBLE_BUFFER)
     yield replace(shape, dtype=torch.float32, flags=DOUBLE_BUFFER)
     yield replace(shape, rows=4, heads=16, length=1024, dtype=torch.float32)
 

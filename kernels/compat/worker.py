@@ -97,7 +97,7 @@ def resources(cubin: bytes) -> tuple[int, int]:
 
 def _cuobjdump() -> Path:
     root = Path(triton.__file__).parent
-    for folder in ("backends/nvidia/bin", "third_party/cuda/bin", "common/../third_party/cuda/bin"):
+    for folder in ("backends/nvidia/bin", "third_party/cuda/bin"):  # the latter in 2.3
         if (root / folder / "cuobjdump").exists():
             return root / folder / "cuobjdump"
     raise FileNotFoundError(f"Triton {triton.__version__} carries no cuobjdump under {root}")
@@ -115,16 +115,16 @@ def _pretend_driver(target: Target) -> None:
         ),
     )
     active = triton.runtime.driver
-    if hasattr(active, "set_active"):
+    if hasattr(type(active), "set_active"):  # the instance would look for a driver
         active.set_active(driver)
-        return
-    _pretend_2_3(active, driver)
+    else:
+        _pretend_2_3(active, driver)
 
 
 def _gpu_target(target: Target) -> Any:
     try:
         from triton.backends.compiler import GPUTarget
-    except ImportError:  # before 3.1
+    except ImportError:  # 2.3
         return ("cuda", target.number)
     return GPUTarget("cuda", target.number, 32)
 
