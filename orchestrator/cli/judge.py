@@ -13,8 +13,10 @@ from orchestrator.engine.judge import judge
 from orchestrator.engine.judge_files import FilesJudgement, judge_files
 from orchestrator.errors import UsageError
 from orchestrator.models.run import Judgement
-from orchestrator.models.verdict import GateResult, Verdict, worst
+from orchestrator.models.verdict import Decision, GateResult, Verdict, worst
 from orchestrator.store.paths import RunPaths
+
+_SHOWN = 5
 
 
 def judge_command(
@@ -71,7 +73,7 @@ def _print_run(console: Console, judgement: Judgement) -> None:
             for gate in step.gates:
                 _print_gate(console, gate, indent=4)
     if judgement.decision is not None:
-        console.say(judgement.decision.summary, "bold")
+        _print_decision(console, judgement.decision)
 
 
 def _print_files(console: Console, judged: FilesJudgement) -> None:
@@ -79,7 +81,32 @@ def _print_files(console: Console, judged: FilesJudgement) -> None:
         console.say(note, "dim")
     for gate in judged.gates:
         _print_gate(console, gate)
-    console.say(judged.decision.summary, "bold")
+    _print_decision(console, judged.decision)
+
+
+def _print_decision(console: Console, decision: Decision) -> None:
+    console.say(decision.summary, "bold")
+    if decision.sensitivity:
+        told = (f"{at.margin:g}: {_from(at.min_L)}" for at in decision.sensitivity)
+        console.say(f"by margin   {', '.join(told)}", indent=2)
+    for other in decision.comparisons:
+        console.say(
+            f"{other.level} level, {other.reference} reference: {_from(other.min_L)}, lowest "
+            f"speedup {other.lowest:.3f}",
+            indent=2,
+        )
+    for kind, cells in (
+        ("not monotone", decision.non_monotone),
+        ("within noise", decision.noise_bound),
+    ):
+        for cell in cells[:_SHOWN]:
+            console.say(f"{kind}  {cell}", "yellow", indent=2)
+        if len(cells) > _SHOWN:
+            console.say(f"{kind}  and {len(cells) - _SHOWN} more", "yellow", indent=2)
+
+
+def _from(length: int | None) -> str:
+    return f"L>={length}" if length else "off"
 
 
 def _print_gate(console: Console, gate: GateResult, indent: int = 0) -> None:

@@ -14,7 +14,8 @@ from orchestrator.evidence.canary import Canary, is_canary, parse_canary
 from orchestrator.evidence.foreign import ForeignRow, parse_foreign
 from orchestrator.evidence.telemetry import Telemetry, is_telemetry, parse_telemetry
 from orchestrator.gates.bench import table_gate
-from orchestrator.gates.findings import counted, listed, malformed
+from orchestrator.gates.decision import decide
+from orchestrator.gates.findings import listed, malformed
 from orchestrator.gates.foreign import foreign_gates
 from orchestrator.gates.junit import tests_gate
 from orchestrator.gates.machine import machine_gate
@@ -72,12 +73,12 @@ def judge_files(
     *,
     device: str | None = None,
     margin: float = contract.DEFAULT_MARGIN,
-    current_min_L: int = 0,  # noqa: N803 - L is the field's name for the selected length
 ) -> FilesJudgement:
     """Judge bench CSVs as one set, with JUnit, telemetry and canary files among them.
 
     `<stem>.canary.csv` and `telemetry.csv` beside a bench CSV count as given. `device` is the card
-    of rows that do not name theirs.
+    of rows that do not name theirs. Without JUnit files the bench rows' own checks against the
+    oracle stand for parity.
 
     Raises:
         UsageError: a path that cannot be read, or no bench CSV among them.
@@ -98,7 +99,8 @@ def judge_files(
     for name, data in given.junit.items():
         gates.append(tests_gate(TestsGate(gate="tests", file=name), data))
         gates.append(parity_gate(ParityGate(gate="parity", file=name), data))
-    decision = _decide(rows, gates, margin, current_min_L)
+    kinds = ("tests", "parity") if given.junit else ()
+    decision = _decide(rows, gates, margin, kinds)
     return FilesJudgement(tuple(given.paths), tuple(notes), tuple(gates), decision)
 
 
@@ -222,76 +224,38 @@ def _understood(name: str, renamed: Mapping[str, str], unknown: Sequence[str]) -
 
 
 def _decide(
-    rows: Sequence[_Row],
-    gates: Sequence[GateResult],
-    margin: float,
-    current_min_L: int,  # noqa: N803
+    rows: Sequence[_Row], gates: Sequence[GateResult], margin: float, kinds: Sequence[str]
 ) -> Decision:
-    """The contract's rule, where every gate is PASS; otherwise what stands in the way."""
+    """The run's own decision where all rows are this project's; foreign ones decide nothing."""
+    ours = [row for row in rows if isinstance(row, BenchRow)]
+    if ours and len(ours) == len(rows):
+        dense, varlen = ([row for row in ours if row.mode == mode] for mode in ("dense", "varlen"))
+        return decide(dense, varlen, margin, gates, kinds=kinds)
     obstacles = [
         Obstacle(reason=gate.reason or Reason.NO_EVIDENCE, message=f"{gate.gate}: {gate.message}")
         for gate in gates
         if gate.verdict is not Verdict.PASS
     ]
-    ran = [row for row in rows if row.ok]
-    obstacles += [
+    obstacles.append(
         Obstacle(
             reason=Reason.NO_EVIDENCE,
-            message=f"There are no {mode} measurements, which the threshold also governs.",
+            message="These files do not prove enough to decide from: see docs/judge.md.",
         )
-        for mode in ("dense", "varlen")
-        if not any(row.mode == mode for row in ran)
-    ]
-    devices = sorted({row.device for row in ran if row.device})
-    if len(devices) > 1:
-        obstacles.append(
-            Obstacle(
-                reason=Reason.WRONG_GPU,
-                message=f"The rows come from different devices: {listed(devices)}.",
-            )
-        )
-    found, problem = _rule(ran, margin)
-    if problem is not None:
-        obstacles.append(Obstacle(reason=Reason.MALFORMED, message=problem))
-    if obstacles or found is None:
-        summary = f"UNDECIDED: {_in_the_way(gates, obstacles)}."
-        if found is not None and worst(g.verdict for g in gates) is Verdict.NOT_VERIFIED:
-            would = f"enable Triton from L={found.min_L}" if found.min_L else "keep Triton off"
-            summary += f" Taken at their word, these numbers would {would}."
-        return Decision(
-            outcome=Outcome.UNDECIDED, margin=margin, summary=summary, obstacles=tuple(obstacles)
-        )
-    families = counted(len(found.families), "measured distribution")
-    below = f" Below that: {found.obstacles[0]}." if found.obstacles else ""
-    if found.min_L is None:
-        return Decision(
-            outcome=Outcome.KEEP_OFF,
-            min_L=found.setting(current_min_L),
-            margin=margin,
-            summary=f"KEEP_OFF: on {listed(devices)} no tested length is admissible at margin "
-            f"{margin:g}: {listed(found.obstacles, 2)}.",
-        )
+    )
+    order = (Verdict.INVALID, Verdict.FAIL, Verdict.NOT_VERIFIED)
+    named = [f"{g.gate} is {v.value}" for v in order for g in gates if g.verdict is v]
+    summary = f"UNDECIDED: {listed(named, 4)}."
+    if worst(gate.verdict for gate in gates) is Verdict.NOT_VERIFIED:
+        summary += _at_their_word(rows, margin)
     return Decision(
-        outcome=Outcome.ENABLE,
-        min_L=found.min_L,
-        margin=margin,
-        summary=f"ENABLE from L={found.min_L}: on {listed(devices)} every tested length from there "
-        f"on is at least {margin:g} times as fast as the reference (lower bound), in "
-        f"{families}.{below}",
+        outcome=Outcome.UNDECIDED, margin=margin, summary=summary, obstacles=tuple(obstacles)
     )
 
 
-def _in_the_way(gates: Sequence[GateResult], obstacles: Sequence[Obstacle]) -> str:
-    """The gates by name, the worst first; then what no gate says."""
-    order = (Verdict.INVALID, Verdict.FAIL, Verdict.NOT_VERIFIED)
-    named = [f"{g.gate} is {v.value}" for v in order for g in gates if g.verdict is v]
-    return listed([*named, *(o.message.rstrip(".") for o in obstacles[len(named) :])], 4)
-
-
-def _rule(rows: Sequence[_Row], margin: float) -> tuple[contract.Threshold | None, str | None]:
-    """The rule on these rows; or why it cannot be applied."""
+def _at_their_word(rows: Sequence[_Row], margin: float) -> str:
     try:
-        cells = [row.cell() for row in rows]
-        return contract.threshold(cells, margin), None
-    except (EvidenceError, contract.ContractError) as error:
-        return None, f"The rows do not decide: {error}."
+        found = contract.threshold([row.cell() for row in rows], margin)
+    except (EvidenceError, contract.ContractError):
+        return ""
+    would = f"enable Triton from L={found.min_L}" if found.min_L else "keep Triton off"
+    return f" Taken at their word, these numbers would {would}."

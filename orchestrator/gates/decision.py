@@ -21,16 +21,17 @@ def decide(
     level: Level = "operator",
     reference: Basis = "strongest",
     current_min_L: int = 0,  # noqa: N803 - L is the field's name for the selected length
+    kinds: Sequence[str] = ("tests", "parity"),
 ) -> Decision:
     """ENABLE or KEEP_OFF when every required gate is PASS and every row counts, else UNDECIDED.
 
     `gates` are all gates the decision rests on; `level` and `reference` say which of the four
     measured speedups decides; `current_min_L` is the threshold in force, which KEEP_OFF never
-    lowers.
+    lowers; `kinds` of gates must be among them, beside the `bench` gate of every CSV.
     """
     rows = (*dense, *varlen)
     waivers = tuple(dict.fromkeys(gate.waiver for gate in gates if gate.waiver))
-    obstacles = list(dict.fromkeys(_obstacles(dense, varlen, gates)))
+    obstacles = list(dict.fromkeys(_obstacles(dense, varlen, gates, kinds)))
     cells: list[contract.Cell] = []
     if not obstacles:
         try:
@@ -81,7 +82,10 @@ def decide(
 
 
 def _obstacles(
-    dense: Sequence[BenchRow], varlen: Sequence[BenchRow], gates: Sequence[GateResult]
+    dense: Sequence[BenchRow],
+    varlen: Sequence[BenchRow],
+    gates: Sequence[GateResult],
+    required: Sequence[str],
 ) -> list[Obstacle]:
     obstacles = [
         Obstacle(reason=gate.reason or Reason.NO_EVIDENCE, message=f"{gate.gate}: {gate.message}")
@@ -93,7 +97,7 @@ def _obstacles(
             Obstacle(reason=Reason.NOT_RUN, message="No gate has judged what the decision needs.")
         )
     if gates:
-        obstacles += _ungated(dense, varlen, gates)
+        obstacles += _ungated(dense, varlen, gates, required)
     for mode, table in (("dense", dense), ("varlen", varlen)):
         if not table:
             obstacles.append(
@@ -137,14 +141,17 @@ def _obstacles(
 
 
 def _ungated(
-    dense: Sequence[BenchRow], varlen: Sequence[BenchRow], gates: Sequence[GateResult]
+    dense: Sequence[BenchRow],
+    varlen: Sequence[BenchRow],
+    gates: Sequence[GateResult],
+    required: Sequence[str],
 ) -> list[Obstacle]:
     """What no gate has judged decides nothing, whatever the playbook leaves out."""
     names = {gate.gate for gate in gates}
     files = sorted({row.file for row in (*dense, *varlen)})
     missing = [f"bench {file}" for file in files if f"bench {file}" not in names]
     kinds = {name.partition(" ")[0] for name in names}
-    missing += [kind for kind in ("tests", "parity") if kind not in kinds]
+    missing += [kind for kind in required if kind not in kinds]
     obstacles = [
         Obstacle(reason=Reason.NOT_RUN, message=f"No gate `{name}` has judged the evidence.")
         for name in missing
