@@ -3,7 +3,9 @@
     python -m kernels.bench.sel_threshold_from_csv --dense sel_dense.csv --varlen sel_varlen.csv \
         --margin 1.2 --out selection_report.md
 
-The rule is `contract.threshold`. Standard library only, so that a laptop without torch can decide.
+The rule is `contract.threshold`, on the speedup at operator level over the strongest reference:
+what the threshold switches in production. One row that cannot be trusted, for whatever reason, and
+there is no decision. Standard library only, so that a laptop without torch can decide.
 
 Exit codes: 0 a decision, ENABLE or KEEP_OFF; 4 UNDECIDED, because some row cannot be trusted; 2
 usage, or a file that cannot be read or written.
@@ -24,6 +26,7 @@ from kernels.bench.contract import (
     CPU_INTERPRETER,
     DEFAULT_MARGIN,
     MAX_MAE,
+    TRITON_PREFIX,
     Cell,
     ContractError,
     Threshold,
@@ -36,6 +39,18 @@ from kernels.bench.contract import (
 
 ENABLE, KEEP_OFF, UNDECIDED = "ENABLE", "KEEP_OFF", "UNDECIDED"
 EXIT_UNDECIDED = 4
+
+BOUND = "operator_strongest_lo"
+MIN_ITERS = 10
+"""Fewest iterations of a trusted row: the benchmark gives no interval below."""
+ROUNDING = 0.01
+"""By which a speedup may miss the ratio of the times, relative: the columns are rounded."""
+_TIMES = (
+    "tri_ms", "ref_ms",
+    "kernel_tri_ms", "kernel_shipped_ms", "kernel_strongest_ms",
+    "operator_tri_ms", "operator_shipped_ms", "operator_strongest_ms",
+)  # fmt: skip
+_ERRORS = ("mae", "max_err", "ref_mae", "ref_max_err")
 
 
 @dataclass(frozen=True)
@@ -89,6 +104,7 @@ def decide(texts: Mapping[str, tuple[str, str]], margin: float) -> Decision:
                 cells.append((cell_of(row, at), row))
             except ContractError as error:
                 problems.append(str(error))
+    problems += _mixed([row for _, row in cells])
     result = None
     if cells and not problems:
         try:
@@ -103,25 +119,74 @@ def decide(texts: Mapping[str, tuple[str, str]], margin: float) -> Decision:
 
 def _distrust(row: Mapping[str, str], mode: str) -> list[str]:
     """Why this row must not take part in a decision."""
-    why = []
     if row["status"] != "ok":
-        why.append(row["status"] or "no status")
+        return [row["status"] or "no status"]
+    why = []
     if row["mode"] != mode:
         why.append(f"mode {row['mode']!r} in the {mode} file")
     if row["contract"] != str(CONTRACT_VERSION):
         why.append(f"contract version {row['contract']!r}, not {CONTRACT_VERSION}")
     if row["device"] == CPU_INTERPRETER:
         why.append("timed in Triton's interpreter, no CUDA device")
-    if row["status"] == "ok" and row["ref_probe"] != "ok":
-        why.append(f"reference probe: {row['ref_probe'] or 'not run'}")
-    if row["status"] == "ok":
-        try:
-            error = float(row["ref_mae"])
-        except ValueError:
-            error = math.nan
-        if not error <= MAX_MAE:
-            why.append(f"reference is wrong: ref_mae {row['ref_mae'] or 'missing'} > {MAX_MAE:g}")
+    elif row["device"].strip().lower() in ("", "cpu", "unknown"):
+        why.append(f"device {row['device']!r} is no CUDA device")
+    why += [
+        f"{column} is {row[column]!r}, no kernel of {TRITON_PREFIX}*"
+        for column in ("kernel", "kernel_launched", "operator_launched")
+        if not row[column].startswith(TRITON_PREFIX)
+    ]
+    for side, column in (("reference", "ref_probe"), ("kernel", "tri_probe")):
+        if row[column] != "ok":
+            why.append(f"{side} probe: {row[column] or 'not run'}")
+    if not row["streams"] == row["tri_streams"] == row["ref_streams"]:
+        why.append(
+            f"{row['tri_streams'] or 'unknown'} streams against {row['ref_streams'] or 'unknown'}, "
+            f"asked for {row['streams']}"
+        )
+    return why + _distrust_numbers(row)
+
+
+def _distrust_numbers(row: Mapping[str, str]) -> list[str]:
+    number = {name: _number(row[name]) for name in (*_TIMES, *_ERRORS, "speedup", "iters", "L")}
+    why = [
+        f"{name} is {row[name] or 'missing'}, not a time above zero"
+        for name in _TIMES
+        if not 0 < number[name] < math.inf
+    ]
+    expected = number["ref_ms"] / number["tri_ms"] if not why else math.nan
+    if not why and not abs(number["speedup"] / expected - 1) <= ROUNDING:
+        why.append(
+            f"speedup {row['speedup']} is not ref_ms / tri_ms = {expected:.4g}: swapped sides?"
+        )
+    if not number["iters"] >= MIN_ITERS:
+        why.append(f"{row['iters'] or 'unknown'} iterations, at least {MIN_ITERS} give an interval")
+    for side, name in (("kernel", "mae"), ("reference", "ref_mae")):
+        if not number[name] <= MAX_MAE:
+            why.append(f"{side} is wrong: {name} {row[name] or 'missing'} > {MAX_MAE:g}")
+    # a single key has weight 1 whatever its score: there nothing is rounded
+    if number["L"] > 1 and any(number[name] == 0 for name in _ERRORS):
+        zero = ", ".join(name for name in _ERRORS if number[name] == 0)
+        why.append(f"errors of exactly zero ({zero}): nothing was compared")
+    if not _number(row[BOUND]) > 0:
+        why.append(f"{BOUND} is {row[BOUND] or 'missing'}, not a speedup")
     return why
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _mixed(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Columns in which rows of one decision must not differ."""
+    found = {name: sorted({row[name] for row in rows}) for name in ("device", "level", "basis")}
+    return [
+        f"rows of more than one {name}: {', '.join(values)}"
+        for name, values in found.items()
+        if len(values) > 1
+    ]
 
 
 def markdown(decision: Decision) -> str:
@@ -133,7 +198,8 @@ def markdown(decision: Decision) -> str:
     elif decision.threshold is not None:
         lines += [
             f"A length is admissible when it and every longer tested length reach a speedup of "
-            f"{decision.margin:g} (lower bound of the interval) with a mean error of at most "
+            f"{decision.margin:g} at operator level over the strongest reference (lower bound of "
+            f"the 95 % interval) with a mean error of at most "
             f"{MAX_MAE:g}, in every family of cells.",
             "",
         ]
@@ -147,10 +213,9 @@ def markdown(decision: Decision) -> str:
         ]
         for cell, row in sorted(decision.cells, key=lambda item: (item[0].family, item[0].L)):
             judged = "short" if shortfall(cell, decision.margin) else "ok"
-            speedup = f"{row['speedup']} [{row['speedup_lo']}, {row['speedup_hi']}]"
-            fields = (
-                cell.family, str(cell.L), row["tri_ms"], row["ref_ms"], speedup, row["mae"], judged,
-            )  # fmt: skip
+            bounds = f"{row[BOUND]} to {row['operator_strongest_hi']}"
+            times = row["operator_tri_ms"], row["operator_strongest_ms"]
+            fields = (cell.family, str(cell.L), *times, bounds, row["mae"], judged)
             lines.append("| " + " | ".join(_plain(text) for text in fields) + " |")
         lines.append("")
     return "\n".join(lines)
@@ -187,10 +252,15 @@ def _headline(decision: Decision) -> str:
 
 def _plain(text: str) -> str:
     """Text from a file, harmless inside a Markdown table: one line, no markup."""
-    printable = "".join(c if c.isprintable() else " " for c in text)
+    printable = _printable(text)
     for character in "\\`*_|<>[]":
         printable = printable.replace(character, f"\\{character}")
     return printable
+
+
+def _printable(text: str) -> str:
+    """Text from a file without control sequences, for a terminal."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -218,7 +288,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     print(_headline(decision).replace("`", ""))
     for problem in decision.problems:
-        print(f"  {problem}")
+        print(f"  {_printable(problem)}")
     return EXIT_UNDECIDED if decision.word == UNDECIDED else 0
 
 

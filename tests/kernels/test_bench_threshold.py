@@ -28,14 +28,19 @@ def csv_file(path, mode, speedups, /, **changes):
         "mae": "1e-4",
         "ref_mae": "1e-4",
         "ref_probe": "ok",
+        "tri_probe": "ok",
         "ragged": "equal",
         "form": "rows",
+        "level": "operator",
+        "basis": "strongest",
+        "iters": "50",
+        **dict.fromkeys(("kernel", "kernel_launched", "operator_launched"), "triton.test"),
     }
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns(mode), lineterminator="\n")
         writer.writeheader()
         for i, (length, speedup) in enumerate(speedups.items()):
-            bounds = dict.fromkeys(("speedup", "speedup_lo", "operator_strongest_lo"), speedup)
+            bounds = dict.fromkeys(("ref_ms", "speedup", "operator_strongest_lo"), speedup)
             row = base | {"L": length} | bounds
             writer.writerow(row | (changes if i == 0 else {}))
         file.write(f"#end,{len(speedups)}\n")
@@ -94,14 +99,33 @@ class TestThresholdCommand:
             ({"status": "error: out of memory"}, "out of memory"),
             ({"status": ""}, "no status"),
             ({"ref_probe": "ignored: last key"}, "ignored: last key"),
-            ({"ref_probe": ""}, "not run"),
+            ({"ref_probe": ""}, "reference probe: not run"),
+            ({"tri_probe": "ignored: last key"}, "kernel probe: ignored: last key"),
             ({"ref_mae": "0.15"}, "reference is wrong"),
             ({"ref_mae": "nan"}, "reference is wrong"),
             ({"ref_mae": ""}, "reference is wrong"),
             ({"mode": "varlen"}, "in the dense file"),
             ({"contract": "99"}, "contract version"),
-            ({"mae": "nan"}, "mae is nan"),
-            ({"operator_strongest_lo": "fast"}, "not a number"),
+            ({"mae": "nan"}, "kernel is wrong: mae nan"),
+            ({"operator_strongest_lo": "fast"}, "operator_strongest_lo is fast, not a speedup"),
+            ({"operator_strongest_lo": ""}, "operator_strongest_lo is missing"),
+            ({"device": ""}, "device '' is no CUDA device"),
+            ({"device": "cpu"}, "device 'cpu' is no CUDA device"),
+            ({"device": "NVIDIA Other"}, "rows of more than one device: NVIDIA Other, NVIDIA Test"),
+            ({"level": "kernel"}, "rows of more than one level: kernel, operator"),
+            ({"basis": "shipped"}, "rows of more than one basis: shipped, strongest"),
+            ({"kernel": "packed_sdpa"}, "kernel is 'packed_sdpa', no kernel of triton."),
+            ({"operator_launched": ""}, "operator_launched is ''"),
+            ({"tri_ms": "0"}, "tri_ms is 0, not a time above zero"),
+            ({"operator_shipped_ms": "-1"}, "operator_shipped_ms is -1"),
+            ({"ref_ms": "inf"}, "ref_ms is inf"),
+            ({"tri_ms": "0.9", "ref_ms": "1"}, "speedup 0.9 is not ref_ms / tri_ms = 1.111"),
+            ({"iters": "9"}, "9 iterations, at least 10"),
+            ({"iters": ""}, "unknown iterations"),
+            ({"mae": "0"}, "errors of exactly zero (mae)"),
+            ({"ref_max_err": "0.0"}, "errors of exactly zero (ref_max_err)"),
+            ({"tri_streams": "2"}, "2 streams against 1, asked for 1"),
+            ({"ref_streams": ""}, "1 streams against unknown"),
             ({"L": "256"}, "measured twice"),
         ],
         ids=str,
@@ -137,12 +161,19 @@ class TestThresholdCommand:
         assert sel_threshold_from_csv.main(arguments) == 2
         assert "No such file" in capsys.readouterr().err
 
-    def test_markup_in_a_file_is_inert_in_the_report(self, tmp_path):
-        status = "error: <script>|**`x`"
+    def test_a_single_key_has_no_error(self, tmp_path):
+        exact = dict.fromkeys(("mae", "max_err", "ref_mae", "ref_max_err"), "0")
+        dense = csv_file(tmp_path / "d.csv", "dense", {1: 2, 64: 2}, **exact)
+        varlen = csv_file(tmp_path / "v.csv", "varlen", {64: 2})
+        assert judge(tmp_path, dense, varlen)[1]["min_L"] == 64
+
+    def test_markup_in_a_file_is_inert_in_the_report(self, tmp_path, capsys):
+        status = "error: \x1b[31m<script>|**`x`"
         dense = csv_file(tmp_path / "d.csv", "dense", GOOD, status=status)
         varlen = csv_file(tmp_path / "v.csv", "varlen", GOOD)
         judge(tmp_path, dense, varlen)
         assert r"\<script\>\|\*\*\`x\`" in (tmp_path / "report.md").read_text()
+        assert "\x1b" not in capsys.readouterr().out
 
     @pytest.mark.parametrize(
         "how",

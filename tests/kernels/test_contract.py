@@ -25,7 +25,7 @@ from kernels.bench.contract import (
 ROOT = Path(contract.__file__).parents[2]
 
 
-@pytest.mark.parametrize("module", ["contract", "sel_threshold_from_csv"])
+@pytest.mark.parametrize("module", ["contract", "sel_threshold_from_csv", "bench_sel_triton"])
 def test_import_loads_neither_torch_nor_triton_nor_numpy(module):
     code = f"import sys, kernels.bench.{module}; print(*sys.modules)"
     done = subprocess.run(
@@ -64,6 +64,7 @@ def test_documented_columns_come_first_and_in_order():
         "speedup",
         "mae",
     )
+    assert columns("canary")[:4] == ("when", "probe", "value", "unit")
     with pytest.raises(ContractError, match="dense or varlen"):
         columns("sparse")
 
@@ -101,6 +102,44 @@ class TestWriter:
         with pytest.raises(ContractError, match="never appended"), BenchWriter(path, "dense"):
             pass
         assert path.read_text() == "kept"
+
+    def test_an_unfinished_file_is_resumed(self, tmp_path):
+        path = tmp_path / "x.csv"
+        with pytest.raises(KeyboardInterrupt), BenchWriter(path, "dense") as writer:
+            writer.row(row(L=64, status="grüße"))
+            writer.row(row(L=128))
+            raise KeyboardInterrupt
+        path.write_bytes(path.read_bytes() + b"dense,4,8,gr\xc3")  # cut short while it was written
+        with BenchWriter(path, "dense", resume=True) as writer:
+            assert [r["L"] for r in writer.resumed] == ["64", "128"]
+            writer.row(row(L=256))
+        table = read_table(path.read_text(encoding="utf-8"))
+        assert table.complete
+        assert [r["L"] for r in table.rows] == ["64", "128", "256"]
+        assert table.rows[0]["status"] == "grüße"
+
+    def test_resume_begins_a_file_where_there_is_none(self, tmp_path):
+        with BenchWriter(tmp_path / "x.csv", "dense", resume=True) as writer:
+            writer.row(row())
+        assert read_table((tmp_path / "x.csv").read_text()).complete
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            (",".join(columns("dense")) + "\n#end,0\n", "has its end mark"),
+            ("a,b\n", "has other columns"),
+            ("", "is empty"),
+        ],
+    )
+    def test_what_cannot_be_resumed_is_left_alone(self, text, message, tmp_path):
+        path = tmp_path / "x.csv"
+        path.write_text(text)
+        with (
+            pytest.raises(ContractError, match=message),
+            BenchWriter(path, "dense", resume=True),
+        ):
+            pass
+        assert path.read_text() == text
 
     def test_rows_must_fit(self, tmp_path):
         with BenchWriter(tmp_path / "x.csv", "dense") as writer:
