@@ -182,8 +182,10 @@ class BenchRow(NamedTuple):
             bound = self.speedup if self.speedup_lo is None else self.speedup_lo
             column = "speedup"
         else:
-            interval = self.interval(level, basis)
-            bound, column = interval and interval[0], f"{level}_{basis}_lo"
+            column = f"{level}_{basis}_lo"
+            bound = getattr(self, column)
+            if bound is None and (self.level, self.basis) == (level, basis):
+                bound = self.speedup_lo
         for name, value in ((column, bound), ("mae", self.mae)):
             if value is None:
                 raise EvidenceError("not measured", file=self.file, line=self.line, column=name)

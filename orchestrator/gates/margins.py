@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 
 from kernels.bench import contract
 from kernels.bench.contract import Cell
-from orchestrator.evidence import EvidenceError
 from orchestrator.evidence.bench import BASES, LEVELS, Basis, BenchRow, Level
 from orchestrator.gates.timing import noise_bound
 from orchestrator.models.verdict import AtMargin, Comparison
@@ -26,18 +26,42 @@ def sensitivity(cells: Iterable[Cell], margin: float) -> tuple[AtMargin, ...]:
 
 
 def comparisons(rows: Sequence[BenchRow], margin: float) -> tuple[Comparison, ...]:
-    """The threshold at both levels, against both references; those that were measured."""
+    """The threshold at both levels, against both references; those that every row has."""
+    lengths: dict[str, set[int]] = {}
+    for row in rows:
+        lengths.setdefault(row.family, set()).add(row.L)
+    group = {family: str(sorted(tested)) for family, tested in lengths.items()}
+    worst: dict[tuple[str, int], list[float | None]] = {}
+    for row in rows:
+        key, values = (group[row.family], row.L), [*_bounds(row), -(row.mae or 0)]
+        known = worst.get(key)
+        worst[key] = values if known is None else list(map(_least, known, values))
     found = []
-    for level in LEVELS:
-        for basis in BASES:
-            try:
-                cells = condensed(row.cell(level, basis) for row in rows)
-            except EvidenceError:
-                continue
-            least = min(cell.speedup for cell in cells)
-            min_length = contract.threshold(cells, margin).min_L
-            found.append(Comparison(level=level, reference=basis, min_L=min_length, lowest=least))
+    for number, (level, basis) in enumerate(_FOUR):
+        lows = [values[number] for values in worst.values()]
+        if None in lows:
+            continue
+        cells = [
+            Cell(family, length, values[number] or 0, -(values[-1] or 0), rows[0].device or "")
+            for (family, length), values in worst.items()
+        ]
+        found.append(
+            Comparison(
+                level=level,
+                reference=basis,
+                min_L=contract.threshold(cells, margin).min_L,
+                lowest=min(cell.speedup for cell in cells),
+            )
+        )
     return tuple(found)
+
+
+_FOUR = tuple((level, basis) for level in LEVELS for basis in BASES)
+_bounds = attrgetter(*(f"{level}_{basis}_lo" for level, basis in _FOUR))
+
+
+def _least(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else min(one, other)
 
 
 def condensed(cells: Iterable[Cell]) -> list[Cell]:
@@ -80,9 +104,11 @@ def wavering(
     rows: Sequence[BenchRow], level: Level, basis: Basis, margin: float
 ) -> tuple[str, ...]:
     """Cells that noise decides: the interval holds the margin, or the timing did not settle."""
-    near = [
-        f"{row.family}, L={row.L}: [{bounds[0]:.3f}, {bounds[1]:.3f}] holds the margin {margin:g}"
-        for row in rows
-        if (bounds := row.interval(level, basis)) and bounds[0] < margin <= bounds[1]
-    ]
+    interval = attrgetter(f"{level}_{basis}_lo", f"{level}_{basis}_hi")
+    near = []
+    for row in rows:
+        low, high = interval(row)
+        if low is not None and high is not None and low < margin <= high:
+            at = f"{row.family}, L={row.L}"
+            near.append(f"{at}: [{low:.3f}, {high:.3f}] holds the margin {margin:g}")
     return (*near, *noise_bound(rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 
 from orchestrator.evidence.bench import TRITON_PREFIX, BenchRow
 from orchestrator.gates.findings import Finding, counted, invalid, lengths_of, listed
@@ -33,35 +34,31 @@ def reference_findings(rows: Sequence[BenchRow], limit: float) -> Iterator[Findi
     if off:
         named = listed(f"MAE {row.ref_mae:.1e} at L={row.L}" for row in off)
         yield _wrong(f"The reference differs from the fp64 oracle by more than {limit:g}: {named}.")
-    ours = [row for row in rows if any(_is_ours(name) for name in _references(row))]
+    ours = {names for names in map(_references, rows) if any(map(_is_ours, names))}
     if ours:
+        row = next(row for row in rows if _references(row) in ours)
+        name = next(filter(_is_ours, _references(row)))
         yield invalid(
-            f"{ours[0].where}: the reference is called "
-            f"{next(name for name in _references(ours[0]) if _is_ours(name))}: the two sides are "
-            "swapped, or Triton is timed against itself.",
+            f"{row.where}: the reference is called {name}: the two sides are swapped, or Triton is "
+            "timed against itself.",
             "Time Triton as tri_ms and PyTorch as ref_ms.",
             Reason.REFERENCE_WRONG,
         )
 
 
-def _references(row: BenchRow) -> tuple[str, ...]:
-    names = (
-        row.reference,
-        row.kernel_shipped,
-        row.kernel_strongest,
-        row.operator_shipped,
-        row.operator_strongest,
-    )
-    return tuple(name for name in names if name)
+_references = attrgetter(
+    "reference", "kernel_shipped", "kernel_strongest", "operator_shipped", "operator_strongest"
+)
 
 
-def _is_ours(name: str) -> bool:
-    return name.startswith("triton")
+def _is_ours(name: str | None) -> bool:
+    return name is not None and name.startswith("triton")
 
 
 def kernel_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
     """Whether a Triton kernel ran wherever one was timed, and read all its keys."""
-    fallbacks = [(row, name) for row in rows if (name := _not_triton(row)) is not None]
+    said = {names: _not_triton(*names) for names in set(map(_launched, rows))}
+    fallbacks = [(row, name) for row in rows if (name := said[_launched(row)]) is not None]
     if fallbacks:
         named = listed(f"L={row.L} ({name[:40] or 'no name'})" for row, name in fallbacks)
         yield Finding(
@@ -83,14 +80,26 @@ def kernel_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
         )
 
 
-def _not_triton(row: BenchRow) -> str | None:
-    """A name that should be a kernel's of this row's mode and level, and is not."""
-    launched = [(row.level, row.kernel or "" if row.kernel is not None or row.contract else None)]
-    launched += [("kernel", row.kernel_launched), ("operator", row.operator_launched)]
-    for level, name in launched:
+_launched = attrgetter(
+    "mode", "level", "contract", "kernel", "kernel_launched", "operator_launched"
+)
+
+
+def _not_triton(
+    mode: str,
+    level: str | None,
+    contract: int | None,
+    kernel: str | None,
+    at_kernel: str | None,
+    at_operator: str | None,
+) -> str | None:
+    """A name that should be a kernel's of this mode and level, and is not."""
+    if kernel is None and contract is not None:
+        return ""
+    for at, name in ((level, kernel), ("kernel", at_kernel), ("operator", at_operator)):
         if name is None:
             continue
-        wanted = (row.mode,) if level == "kernel" else _OPERATOR_PATHS
+        wanted = (mode,) if at == "kernel" else _OPERATOR_PATHS
         parts = name.removeprefix(TRITON_PREFIX).split("+")
         if not name.startswith(TRITON_PREFIX) or not all(p.startswith(wanted) for p in parts):
             return name

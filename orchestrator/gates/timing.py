@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 
-from orchestrator.evidence.bench import BASES, LEVELS, SIDES, BenchRow, Side
+from orchestrator.evidence.bench import BASES, LEVELS, SIDES, BenchRow
 from orchestrator.gates.findings import AGAIN, Finding, invalid, lengths_of, listed
 from orchestrator.models.verdict import Reason, Verdict
 
@@ -24,7 +24,10 @@ _SETTLED = "yes"
 _times = attrgetter(
     "tri_ms", "ref_ms", *(f"{level}_{side}_ms" for level in LEVELS for side in SIDES)
 )
+_WHOLE_AND_PART = {side: attrgetter(f"operator_{side}_ms", f"kernel_{side}_ms") for side in SIDES}
 _BOUNDS = {
+    "speedup": attrgetter("speedup_lo", "speedup_hi", "tri_ms", "ref_ms"),
+} | {
     f"speedup at {level} level over the {basis} reference": attrgetter(
         f"{level}_{basis}_lo", f"{level}_{basis}_hi", f"{level}_tri_ms", f"{level}_{basis}_ms"
     )
@@ -50,10 +53,8 @@ def ratio_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
             f"{odd.where}: speedup {odd.speedup:g} is not ref_ms / tri_ms = {odd.ref_ms:g} / "
             f"{odd.tri_ms:g}{tail}."
         )
-    for row in rows:
-        if outside := _outside(row):
-            yield invalid(f"{row.where}: {outside}.")
-            break
+    if outside := _outside(rows):
+        yield invalid(outside)
 
 
 def timing_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
@@ -100,18 +101,20 @@ def _inconsistent(row: BenchRow) -> bool:
     return abs((row.speedup or 0) - ratio) > slack * ratio
 
 
-def _outside(row: BenchRow) -> str | None:
-    """A speedup that lies outside its own interval: of the row's own, and of all four."""
-    own = (row.speedup_lo, row.speedup_hi, None if row.speedup is None else 1, row.speedup)
-    for name, (low, high, ours, theirs) in (
-        ("speedup", own),
-        *((name, bounds(row)) for name, bounds in _BOUNDS.items()),
-    ):
-        if None in (low, high, ours, theirs):
-            continue
-        value = theirs / ours
-        if not low <= high or not low - _ROUNDING * value <= value <= high + _ROUNDING * value:
-            return f"{name} {value:g} lies outside its own interval [{low:g}, {high:g}]"
+def _outside(rows: Sequence[BenchRow]) -> str | None:
+    """A speedup that lies outside its own interval: of the rows' own, and of all four."""
+    for name, bounds in _BOUNDS.items():
+        for row in rows:
+            low, high, ours, theirs = bounds(row)
+            if low is None or high is None or ours is None or theirs is None:
+                continue
+            value = theirs / ours
+            slack = _ROUNDING * value
+            if not low - slack <= value <= high + slack or low > high:
+                return (
+                    f"{row.where}: {name} {value:g} lies outside its own interval "
+                    f"[{low:g}, {high:g}]."
+                )
     return None
 
 
@@ -131,29 +134,26 @@ def _sides(rows: Sequence[BenchRow]) -> Iterator[Finding]:
             "Give both sides the same streams.",
             Reason.ONE_SIDED,
         )
-    for side in SIDES:
-        cheap = [row for row in rows if _packs_for_free(row, side)]
+    for side, times in _WHOLE_AND_PART.items():
+        cheap = [
+            row
+            for row in rows
+            if None not in (both := times(row))
+            and both[0] < both[1] * (1 - 3 * max(row.ref_cv or 0, row.tri_cv or 0, NOISE))
+            # Triton's operator path may well read the keys in place
+            and not (side == "tri" and "ranges" in (row.operator_launched or row.kernel or ""))
+        ]
         if cheap:
             row = cheap[0]
             who = "Triton" if side == "tri" else f"The {side} reference"
+            whole, part = times(row)
             yield _unverified(
                 f"{who} is faster at operator level than at kernel level in {len(cheap)} of "
-                f"{len(rows)} cells ({row.ms('operator', side):g} ms against "
-                f"{row.ms('kernel', side):g} ms at L={row.L}): its packing is not counted.",
+                f"{len(rows)} cells ({whole:g} ms against {part:g} ms at L={row.L}): its packing "
+                "is not counted.",
                 "Check that operator level times all of it, from Q, K, V and ranges on.",
                 Reason.ONE_SIDED,
             )
-
-
-def _packs_for_free(row: BenchRow, side: Side) -> bool:
-    """Whether doing more took less time. Triton's operator path may well read keys in place."""
-    whole, part = row.ms("operator", side), row.ms("kernel", side)
-    if whole is None or part is None:
-        return False
-    if side == "tri" and "ranges" in (row.operator_launched or row.kernel or ""):
-        return False
-    spread = max(row.ref_cv or 0, row.tri_cv or 0, NOISE)
-    return whole < part * (1 - 3 * spread)
 
 
 def _control(rows: Sequence[BenchRow]) -> Iterator[Finding]:
