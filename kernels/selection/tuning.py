@@ -121,9 +121,6 @@ class Request:
 def launch_params(request: Request, table: tuple[Entry, ...] | None = None) -> LaunchParams:
     """Look up the parameters of a launch.
 
-    A card that the table does not know gets the entries of the newest one before it, or of the
-    oldest.
-
     Raises:
         ValueError: no entry is wide enough for these head dimensions.
     """
@@ -131,13 +128,10 @@ def launch_params(request: Request, table: tuple[Entry, ...] | None = None) -> L
         # large tiles: what it takes goes by the number of operations, not by their size
         heads = MAX_GROUP_HEADS if request.bits == 16 else 16
         return LaunchParams(heads, block_l=64, num_warps=4, num_stages=1)
-    entries = read_table() if table is None else table
-    known = {entry.capability for entry in entries}
-    nearest = max((c for c in known if c <= request.capability), default=min(known))
+    entries = _shipped(request.capability) if table is None else of_card(table, request.capability)
     for entry in entries:
         if (
-            entry.capability == nearest
-            and entry.kernel in (request.kernel, "any")
+            entry.kernel in (request.kernel, "any")
             and entry.bits == request.bits
             and entry.D >= request.D
             and entry.Dv >= request.Dv
@@ -146,6 +140,19 @@ def launch_params(request: Request, table: tuple[Entry, ...] | None = None) -> L
         ):
             return entry.params
     raise ValueError(f"no launch parameters for {request}")
+
+
+def of_card(table: tuple[Entry, ...], capability: tuple[int, int]) -> tuple[Entry, ...]:
+    """The entries for a card: its own, or those of the newest before it, or of the oldest."""
+    known = {entry.capability for entry in table}
+    nearest = max((c for c in known if c <= capability), default=min(known))
+    return tuple(entry for entry in table if entry.capability == nearest)
+
+
+@cache
+def _shipped(capability: tuple[int, int]) -> tuple[Entry, ...]:
+    """Kept, because every launch asks."""
+    return of_card(read_table(), capability)
 
 
 def split_count(programs: int, length: int, processors: int) -> int:
@@ -181,3 +188,4 @@ def write_table(entries: tuple[Entry, ...], path: Path = TABLE) -> None:
     lines = ",\n".join("  " + json.dumps(entry.to_json()) for entry in entries)
     path.write_text(f'{{"entries": [\n{lines}\n]}}\n', encoding="utf-8")
     read_table.cache_clear()
+    _shipped.cache_clear()
