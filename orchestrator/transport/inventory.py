@@ -11,6 +11,7 @@ import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from orchestrator.errors import SyncError
 from orchestrator.models.command import Command
@@ -34,8 +35,7 @@ _FIELDS = 6
 _GRANULARITIES = (1, 100, 1_000, 1_000_000_000)
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(NamedTuple):  # made by the ten thousand
     """A file or link; times tell whether it changed, as for rsync."""
 
     kind: str
@@ -197,17 +197,16 @@ def _protected_among(wanted: Mapping[str, Item], patterns: Sequence[_Pattern]) -
             or covered(posixpath.dirname(folder))
         )
 
+    anywhere = [pattern for pattern in patterns if not pattern.folders_only]
+
     def named(path: str, item: Item) -> bool:
-        return any(
-            pattern.matches(path)
-            for pattern in patterns
-            if item.kind == "l" or not pattern.folders_only
-        )
+        considered = patterns if item.kind == "l" else anywhere
+        return any(pattern.matches(path) for pattern in considered)
 
     return [
         path
         for path, item in wanted.items()
-        if covered(posixpath.dirname(path)) or named(path, item)
+        if covered(path.rpartition("/")[0]) or named(path, item)
     ]
 
 
@@ -235,25 +234,19 @@ def _query(
 
 
 def _parse(pod: Pod, listing: bytes) -> Iterator[tuple[str, Item]]:
-    fields = listing.split(b"\0")[:-1]
+    fields = os.fsdecode(listing).split("\0")[:-1]
     if len(fields) % _FIELDS:
         raise SyncError(f"pod {pod.name}: the listing of {pod.workdir} is cut short")
     for start in range(0, len(fields), _FIELDS):
-        kind, size, mtime, mode, path, target = map(os.fsdecode, fields[start : start + _FIELDS])
+        kind, size, mtime, mode, path, target = fields[start : start + _FIELDS]
         seconds, _, fraction = mtime.partition(".")
         try:
-            yield (
-                path.removeprefix("./"),
-                Item(
-                    kind,
-                    int(size),
-                    int(seconds) * 10**9 + int(fraction[:9].ljust(9, "0")),
-                    bool(int(mode, 8) & stat.S_IXUSR),
-                    target,
-                ),
-            )
+            mtime_ns = int(seconds) * 10**9 + int(fraction[:9].ljust(9, "0"))
+            executable = bool(int(mode, 8) & stat.S_IXUSR)
+            item = Item(kind, int(size), mtime_ns, executable, target)
         except ValueError as error:
             raise SyncError(f"pod {pod.name}: find said {mtime!r} {size!r} {mode!r}") from error
+        yield path.removeprefix("./"), item
 
 
 def pushed(connection: Connection) -> frozenset[str]:
@@ -280,14 +273,14 @@ def _record(connection: Connection) -> str:
 
 def plan(here: Mapping[str, Item], there: Remote, ours: Collection[str]) -> Plan:
     """What makes the pod hold our files; of what else is there, only `ours` is deleted."""
-    needed = {parent for path in here for parent in _parents(path)}
-    kept = {parent for path in there.protected for parent in _parents(path)}
+    needed = _folders(here)
+    kept = _folders(there.protected)
     stale = [
         path
         for path, item in there.items.items()
         if item.kind != "d" and path not in here and (path in ours or path in needed)
     ]
-    emptied = {parent for path in stale for parent in _parents(path)}
+    emptied = _folders(stale)
     # a folder where a file of ours goes must make way, if it can
     folders = [
         path
@@ -304,9 +297,14 @@ def plan(here: Mapping[str, Item], there: Remote, ours: Collection[str]) -> Plan
     )
 
 
-def _parents(path: str) -> Iterator[str]:
-    while path := posixpath.dirname(path):
-        yield path
+def _folders(paths: Iterable[str]) -> set[str]:
+    """All folders that the paths are in; most share theirs."""
+    found: set[str] = set()
+    left = {path.rpartition("/")[0] for path in paths}
+    while left:
+        found |= left
+        left = {folder.rpartition("/")[0] for folder in left} - found
+    return found - {""}
 
 
 def delete(connection: Connection, todo: Plan) -> None:

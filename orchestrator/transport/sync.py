@@ -16,9 +16,11 @@ import signal
 import stat
 import subprocess
 import tarfile
+import tempfile
 import time
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -86,8 +88,10 @@ def push(connection: Connection, root: Path, *, protect: Sequence[str] = ()) -> 
     started = time.monotonic()
     root = root.absolute()
     here = inventory.local(root, source.files(root))
-    there = inventory.remote(connection, protect, here)
-    ours = inventory.pushed(connection)
+    with ThreadPoolExecutor(1) as beside:  # one round trip less to wait for
+        pushed = beside.submit(inventory.pushed, connection)
+        there = inventory.remote(connection, protect, here)
+        ours = pushed.result()
     todo = inventory.plan(here, there, ours)
     method: Method = "rsync" if there.has_rsync and _local_rsync() else "tar"
     sent = 0
@@ -175,22 +179,24 @@ def _run(argv: Sequence[str], stdin: bytes, connection: Connection) -> tuple[int
     environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     # ssh runs a ProxyCommand with $SHELL
     environment |= {"LC_ALL": "C", "SHELL": "/bin/sh"}
-    process = subprocess.Popen(
-        argv,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
-        start_new_session=True,
-    )
+    # A file, not a pipe: `communicate` forgets what it has not yet written when its time is over.
+    with tempfile.TemporaryFile() as given:
+        given.write(stdin)
+        given.seek(0)
+        process = subprocess.Popen(
+            argv,
+            stdin=given,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,
+        )
     with process:
         try:
-            unsent: bytes | None = stdin
             while True:
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    output, errors = process.communicate(unsent, timeout=1)
+                    output, errors = process.communicate(timeout=1)
                     break
-                unsent = None  # it has been taken over
                 if not connection.is_open:
                     raise connection_lost(connection.pod, "during rsync")
                 if time.monotonic() > deadline:

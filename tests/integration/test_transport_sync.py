@@ -267,6 +267,21 @@ def test_rsync_gets_no_secret_and_its_errors_are_shown(
     assert "hunter2" not in str(caught.value)
 
 
+def test_a_long_list_reaches_an_rsync_that_is_slow_to_read_it(
+    connection, root, workdir, tmp_path, monkeypatch
+):
+    """More names than a pipe holds, and more than the second after which the link is looked at."""
+    fake = tmp_path / "bin"
+    script = '#!/bin/sh\n[ "$1" = --version ] || sleep 1.5\nexec /usr/bin/rsync "$@"\n'
+    write(fake, "rsync", script).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake}:{os.environ['PATH']}")
+    (root / "many").mkdir()
+    for number in range(900):
+        (root / "many" / f"{number:0100}").touch()
+    assert push(connection, root).method == "rsync"
+    assert len(list((workdir / "many").iterdir())) == 900
+
+
 def test_an_interrupted_rsync_is_killed(connection, root, tmp_path, monkeypatch):
     fake = tmp_path / "bin"
     write(
