@@ -85,7 +85,7 @@ def timing_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
 def noise_bound(rows: Sequence[BenchRow]) -> list[str]:
     """Cells whose timing did not settle, each with its reason."""
     return [
-        f"{row.family}, L={row.L}: {row.settled}"
+        f"{row.family}, L={row.L}: {row.settled[:120]}"
         for row in rows
         if row.settled is not None and row.settled != _SETTLED
     ]

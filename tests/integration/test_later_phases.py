@@ -179,7 +179,7 @@ def test_a_pull_request_is_opened_through_gh(lab: Lab, tmp_path: Path) -> None:
         "esac\n"
     )
     gh.chmod(0o755)
-    lab.env["PATH"] = f"{tools}:{os.environ['PATH']}"
+    lab.env["PATH"] = f"{tools}:{lab.env['PATH']}"
     done = lab.run("--pr")
     assert done.code == 0, done.stderr
     branch = f"orchestrate/{done.last['run_id']}"
@@ -206,7 +206,8 @@ def test_without_gh_nothing_is_pushed(lab: Lab, tmp_path: Path) -> None:
         )
         if found is not None:
             (bare / name).symlink_to(found)
-    lab.env["PATH"] = f"{bare}:/usr/bin:/bin"
+    driver = lab.env["PATH"].partition(":")[0]
+    lab.env["PATH"] = f"{bare}:{driver}:/usr/bin:/bin"
     done = lab.run("--pr")
     if (Path("/usr/bin/gh")).exists():
         pytest.fail("this test needs a machine without gh in /usr/bin")

@@ -24,6 +24,7 @@ from markdown_it import MarkdownIt
 
 from kernels.bench.contract import CPU_INTERPRETER
 from orchestrator.engine.expand import expand
+from orchestrator.engine.waivers import waived
 from orchestrator.errors import ConfigError, StoreError, UsageError
 from orchestrator.evidence.bench import parse_bench
 from orchestrator.evidence.facts import Device, DeviceFacts, Facts, GpuFacts, SystemFacts
@@ -51,6 +52,7 @@ from orchestrator.models.verdict import (
     Outcome,
     Reason,
     Verdict,
+    Waiver,
     worst,
 )
 from orchestrator.reporting import markdown, render_rationale, render_report
@@ -382,6 +384,47 @@ def test_a_run_on_a_gpu(tmp_path):
     assert "In the way" not in text
     assert f"iters 50, warmup 5, on `{RTX_4090}`. Speedup with its 95 % interval." in text
     assert "sm_89, 24.0 GiB" in text
+
+
+def test_how_firm_a_decision_is(tmp_path):
+    def make(mode, length):
+        # at operator level the strongest reference is hard to beat below 128
+        low = {64: 1.15, 128: 1.25, 256: 1.35}[length]
+        bounds = {"operator_strongest_lo": low, "operator_strongest_hi": 1.55}
+        return row(mode, length, **bounds, settled="no: <b>noisy</b>" if length == 256 else "yes")
+
+    text = rendered(complete(tmp_path, make, RTX_4090))
+    assert text.startswith("# ENABLE(L>=128)")
+    firm = text.partition("## How firm the decision is")[2].partition("\n## ")[0]
+    assert "It holds for `NVIDIA GeForce RTX 4090`, at operator level over the strongest" in firm
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in firm.split("\n")]
+    assert ["kernel", "shipped", "64", "1.80x"] in cells
+    assert ["operator", "strongest", "128", "1.15x"] in cells
+    assert [c for c in cells if len(c) == 2][2:] == [["1.1", "64"], ["1.2", "128"], ["1.3", "256"]]
+    assert firm.count("holds the margin 1.2") == 2
+    assert "<b>" not in firm
+    assert "noisy" in firm
+    four = text.partition("Speedup at both levels, over both references:")[2]
+    assert "1.80x [1.75, 1.85]" in four
+    assert "1.50x [1.15, 1.55]" in four
+
+
+def test_what_was_waived_stands_under_the_decision(tmp_path):
+    run = complete(tmp_path, row, RTX_4090)
+    waiver = Waiver(gate="bench sel_dense.csv", reason="the fallback is <i>being</i> replaced")
+    step = next(s for s in run.steps[2] if s.step == "bench-dense")
+    index = run.steps[2].index(step)
+    failed = GateResult(
+        gate=waiver.gate, verdict=Verdict.FAIL, reason=Reason.WEAK_FALLBACK, message="Slow."
+    )
+    gates = [waived(failed, [waiver]) if g.gate == waiver.gate else g for g in step.gates]
+    run.steps[2][index] = step.model_copy(update={"gates": gates})
+    text = rendered(run)
+    head = text.partition("\n## ")[0]
+    assert text.startswith("# ENABLE(L>=64)")
+    assert "Waived: bench sel\\_dense.csv" in head.partition("Run `")[0]
+    assert "- `bench sel_dense.csv`, which was **FAIL**: the fallback is" in head
+    assert "<i>" not in text
 
 
 def test_tables_are_tables(tmp_path):
