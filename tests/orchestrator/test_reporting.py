@@ -422,7 +422,7 @@ def test_what_was_waived_stands_under_the_decision(tmp_path):
     text = rendered(run)
     head = text.partition("\n## ")[0]
     assert text.startswith("# ENABLE(L>=64)")
-    assert "Waived: bench sel\\_dense.csv" in head.partition("Run `")[0]
+    assert "Waived: bench sel_dense.csv" in head.partition("Run `")[0]
     assert "- `bench sel_dense.csv`, which was **FAIL**: the fallback is" in head
     assert "<i>" not in text
 
