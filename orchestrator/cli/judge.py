@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +34,9 @@ def judge_command(
                 remedy="name the CSVs in it",
             )
     files = [path for path in paths if not path.is_dir()]
-    judged = [judge(run) for run in runs]
-    of_files = judge_files(files, device=device, margin=margin) if files else None
+    with _no_collecting():
+        judged = [judge(run) for run in runs]
+        of_files = judge_files(files, device=device, margin=margin) if files else None
     verdict = worst([*(run.verdict for run in judged), *([of_files.verdict] if of_files else [])])
     if as_json:
         click.echo(json.dumps(_summary(judged, of_files, verdict)))
@@ -44,6 +48,16 @@ def judge_command(
         _print_files(console, of_files)
     console.say(f"verdict {verdict.value}, exit code {int(verdict.exit_code)}", STYLES[verdict])
     return int(verdict.exit_code)
+
+
+@contextmanager
+def _no_collecting() -> Iterator[None]:
+    """Rows hold no cycles, and looking for some among a hundred thousand takes a fifth longer."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _summary(

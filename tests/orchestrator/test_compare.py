@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from evidence_samples import RTX_4090, bench_rows, interpreted, row
+from test_reporting import complete
 
 from orchestrator.cli.app import cli
 from orchestrator.errors import StoreError
 from orchestrator.gates.compare import Change, compare_cell, differences
-from tests.orchestrator.evidence_samples import RTX_4090, bench_rows, interpreted, row
-from tests.orchestrator.test_reporting import complete
 
 H200 = "NVIDIA H200"
 

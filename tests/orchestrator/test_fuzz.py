@@ -6,6 +6,8 @@ import math
 from pathlib import Path
 
 from click.testing import CliRunner
+from evidence_samples import case as junit_case
+from evidence_samples import csv_of, junit, row
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,8 +20,6 @@ from orchestrator.evidence.foreign import parse_foreign
 from orchestrator.evidence.junit import parse_junit
 from orchestrator.evidence.telemetry import is_telemetry, parse_telemetry
 from orchestrator.models.verdict import Outcome, Verdict
-from tests.orchestrator.evidence_samples import case as junit_case
-from tests.orchestrator.evidence_samples import csv_of, junit, row
 
 MACHINE = Path(__file__).parent / "fixtures" / "machine"
 COLUMNS = [

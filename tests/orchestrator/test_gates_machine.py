@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from evidence_samples import bench_rows, interpreted, row
 
 from orchestrator.evidence import EvidenceError
 from orchestrator.evidence.canary import parse_canary
 from orchestrator.evidence.telemetry import parse_telemetry, throttle_names
 from orchestrator.gates.machine import machine_gate
 from orchestrator.models.verdict import GateResult, Reason, Verdict
-from tests.orchestrator.evidence_samples import bench_rows, interpreted, row
 
 FIXTURES = Path(__file__).parent / "fixtures" / "machine"
 BEGAN = 1763900000000

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from evidence_samples import RTX_4090, bench_rows, interpreted, row
 
 from orchestrator.evidence.cards import CARDS
 from orchestrator.gates.physics import physics_gate
 from orchestrator.models.verdict import GateResult, Reason, Verdict
-from tests.orchestrator.evidence_samples import RTX_4090, bench_rows, interpreted, row
 
 LENGTHS = (64, 128, 256, 512, 1024)
 

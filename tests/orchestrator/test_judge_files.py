@@ -8,13 +8,14 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner, Result
+from evidence_samples import case as junit_case
+from evidence_samples import csv_of, interpreted, junit, row, skip
+from test_reporting import complete
 
 from orchestrator.cli.app import cli
 from orchestrator.errors import UsageError
 from orchestrator.evidence import EvidenceError
 from orchestrator.evidence.foreign import parse_foreign
-from tests.orchestrator.evidence_samples import case as junit_case
-from tests.orchestrator.evidence_samples import csv_of, interpreted, junit, row, skip
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FOREIGN, MACHINE = FIXTURES / "foreign", FIXTURES / "machine"
@@ -279,6 +280,48 @@ def test_the_interpreters_csv_is_no_evidence_about_a_card(tmp_path: Path) -> Non
     found = judged(file)
     assert found["exit_code"] == 4
     assert verdicts(found)["physics"] == "NOT_VERIFIED"
+
+
+# --- run directories --------------------------------------------------------------------------
+
+
+def _run(folder: Path) -> Path:
+    run = complete(folder)
+    run.step(0, "sync", action="sync", details={"files": 3})
+    return run.paths.root
+
+
+def _content(folder: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_run_directory_is_judged_again_and_left_as_it_is(tmp_path: Path) -> None:
+    run = _run(tmp_path)
+    before = _content(run)
+    found = judged(run)
+    assert found["exit_code"] == 4
+    assert found["runs"][0]["decision"]["outcome"] == "UNDECIDED"
+    assert _content(run) == before
+    shown = judge(run).output
+    assert "phase 1 (parity)" in shown
+    assert "UNDECIDED" in shown
+
+
+def test_a_run_whose_csv_was_edited_is_invalid(tmp_path: Path) -> None:
+    run = _run(tmp_path)
+    file = next(run.rglob("artifacts/sel_dense.csv"))
+    file.write_bytes(file.read_bytes().replace(b"2.", b"3.", 1))
+    found = judged(run)
+    assert found["exit_code"] == 5
+    assert "changed after it was pulled" in json.dumps(found)
+
+
+def test_runs_and_files_go_together_and_the_worst_decides(tmp_path: Path) -> None:
+    run = _run(tmp_path)
+    found = judged(run, FOREIGN / "appended.csv")
+    assert found["exit_code"] == 5
+    assert found["runs"]
+    assert found["files"] == ["appended.csv"]
 
 
 # --- usage ------------------------------------------------------------------------------------
