@@ -15,7 +15,7 @@ from orchestrator.evidence.foreign import ForeignRow, parse_foreign
 from orchestrator.evidence.telemetry import Telemetry, is_telemetry, parse_telemetry
 from orchestrator.gates.bench import table_gate
 from orchestrator.gates.decision import decide
-from orchestrator.gates.findings import listed, malformed
+from orchestrator.gates.findings import listed, malformed, missing
 from orchestrator.gates.foreign import foreign_gates
 from orchestrator.gates.junit import tests_gate
 from orchestrator.gates.machine import machine_gate
@@ -161,6 +161,8 @@ def _judge_bench(
     notes: list[str],
 ) -> list[GateResult]:
     """All gates of one CSV; its rows are added to `rows`."""
+    if not data.strip():
+        return [missing(f"bench {name}", name, empty=True)]
     canary, telemetry = _canary_of(name, given), _telemetry_of(name, given)
     found: Sequence[_Row]
     try:

@@ -138,6 +138,12 @@ def test_what_is_no_table_of_cells_is_refused(text: str, says: str) -> None:
         parse_foreign(text.encode())
 
 
+def test_an_empty_file_is_no_evidence(tmp_path: Path) -> None:
+    file = tmp_path / "x.csv"
+    file.write_text("\n")
+    assert verdicts(judged(file)) == {"bench": "NOT_VERIFIED"}
+
+
 def test_an_error_that_is_nan_is_invalid(tmp_path: Path) -> None:
     file = tmp_path / "x.csv"
     file.write_text(f"{HEADER}\ndense,1024,8,128,128,256,1,0.18,nan,1.3,nan\n")
