@@ -31,7 +31,6 @@ SIDES: tuple[Side, ...] = get_args(Side)
 # int() and float() also take "1_000", full-width digits and "infinity".
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", re.ASCII)
-_SPACE = re.compile(r"\s")
 _LARGE = 10**18
 _AT_ONCE = 64
 """Rows whose text is held at a time: few enough for the processor's cache."""
@@ -354,7 +353,8 @@ class _Columns:
 
 
 def _stripped(fields: Sequence[str]) -> Sequence[str]:
-    return list(map(str.strip, fields)) if _SPACE.search("".join(fields)) else fields
+    joined = "".join(fields)
+    return list(map(str.strip, fields)) if " " in joined or "\t" in joined else fields
 
 
 def _all_plain(fields: Sequence[str], kind: type) -> Sequence[int | float] | None:

@@ -31,37 +31,32 @@ def comparisons(rows: Sequence[BenchRow], margin: float) -> tuple[Comparison, ..
     for row in rows:
         lengths.setdefault(row.family, set()).add(row.L)
     group = {family: str(sorted(tested)) for family, tested in lengths.items()}
-    worst: dict[tuple[str, int], list[float | None]] = {}
+    cells: dict[tuple[str, int], list[tuple[float | None, ...]]] = {}
     for row in rows:
-        key, values = (group[row.family], row.L), [*_bounds(row), -(row.mae or 0)]
-        known = worst.get(key)
-        worst[key] = values if known is None else list(map(_least, known, values))
+        cells.setdefault((group[row.family], row.L), []).append(_bounds(row))
     found = []
     for number, (level, basis) in enumerate(_FOUR):
-        lows = [values[number] for values in worst.values()]
-        if None in lows:
+        worst = []
+        for (family, length), some in cells.items():
+            lows = [low for bounds in some if (low := bounds[number]) is not None]
+            maes = [mae for bounds in some if (mae := bounds[-1]) is not None]
+            if len(lows) == len(maes) == len(some):
+                worst.append(Cell(family, length, min(lows), max(maes), rows[0].device or ""))
+        if len(worst) < len(cells):
             continue
-        cells = [
-            Cell(family, length, values[number] or 0, -(values[-1] or 0), rows[0].device or "")
-            for (family, length), values in worst.items()
-        ]
         found.append(
             Comparison(
                 level=level,
                 reference=basis,
-                min_L=contract.threshold(cells, margin).min_L,
-                lowest=min(cell.speedup for cell in cells),
+                min_L=contract.threshold(worst, margin).min_L,
+                lowest=min(cell.speedup for cell in worst),
             )
         )
     return tuple(found)
 
 
 _FOUR = tuple((level, basis) for level in LEVELS for basis in BASES)
-_bounds = attrgetter(*(f"{level}_{basis}_lo" for level, basis in _FOUR))
-
-
-def _least(one: float | None, other: float | None) -> float | None:
-    return None if one is None or other is None else min(one, other)
+_bounds = attrgetter(*(f"{level}_{basis}_lo" for level, basis in _FOUR), "mae")
 
 
 def condensed(cells: Iterable[Cell]) -> list[Cell]:
