@@ -56,11 +56,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INFRA
     date = datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat()
     if options.markdown:
-        page = markdown(cells, date, _command(options))
+        page = markdown(cells, date, _command(options), _scope(options))
         options.markdown.write_text(page, encoding="utf-8")
     if options.json:
         options.json.write_text(json.dumps(as_json(cells, date), indent=1), encoding="utf-8")
     return FAIL if wrong else OK
+
+
+def _scope(options: argparse.Namespace) -> str:
+    if options.launches:
+        return f"They are those of `{options.launches}`."
+    if options.quick:
+        return "They are every kernel at the document's head dimensions, 128, in fp16."
+    return (
+        "They are every kernel with each entry of the tuning table, at the other head dimensions "
+        "that are served, and in fp16, bf16 and fp32."
+    )
 
 
 def _command(options: argparse.Namespace) -> str:

@@ -10,16 +10,20 @@ from .matrix import Cell, Outcome, Status
 from .targets import KIB, TARGETS
 
 
-def markdown(cells: Sequence[Cell], date: str, command: str) -> str:
+def markdown(cells: Sequence[Cell], date: str, command: str, scope: str) -> str:
     """The published table.
 
     Args:
         cells: in any order.
         date: of the run, `YYYY-MM-DD`.
         command: that makes it again.
+        scope: what the launches cover, in a sentence.
     """
     cells = sorted(cells, key=lambda cell: (_version(cell.triton), cell.target.number))
-    return "\n".join([*_head(cells, date, command), *_failures(cells), *_launches(cells)]) + "\n"
+    return (
+        "\n".join([*_head(cells, date, command, scope), *_failures(cells), *_launches(cells)])
+        + "\n"
+    )
 
 
 def as_json(cells: Sequence[Cell], date: str) -> dict[str, Any]:
@@ -50,12 +54,12 @@ def summary(cell: Cell) -> str:
     return ", ".join([f"{cell.counts[Status.OK]}/{len(cell.outcomes)}", *wrong])
 
 
-def _head(cells: Sequence[Cell], date: str, command: str) -> Iterator[str]:
+def _head(cells: Sequence[Cell], date: str, command: str, scope: str) -> Iterator[str]:
     targets = sorted({str(cell.target) for cell in cells}, key=list(TARGETS).index)
     compiled = sum(len(cell.outcomes) for cell in cells)
     yield "# Which Triton compiles the kernels for which card"
     yield ""
-    yield f"Made on {date} by `{command}`, without a GPU: {compiled} launches compiled."
+    yield f"Made on {date} by `{command}`, without a GPU: {compiled} launches. {scope}"
     yield ""
     yield (
         "Each cell: launches that compile, spill no register and fit the card's shared memory, of "

@@ -217,8 +217,11 @@ def test_the_page_counts_and_names():
         Cell("3.9.0", ADA, [spilled]),
         Cell("3.9.0", TARGETS["sm_100"], unknown="SIGABRT"),
     ]
-    page = markdown(cells, "2026-01-02", "python -m kernels.compat")
-    assert "Made on 2026-01-02 by `python -m kernels.compat`" in page
+    page = markdown(cells, "2026-01-02", "python -m kernels.compat", "All of them.")
+    made = (
+        "Made on 2026-01-02 by `python -m kernels.compat`, without a GPU: 3 launches. All of them."
+    )
+    assert made in page
     rows = [line for line in page.splitlines() if line.startswith("| 3.")]
     assert rows == [
         "| 3.9.0 | 0/1, 1 spills<br>255 registers, 4.0 KiB "
@@ -237,7 +240,7 @@ def test_the_page_says_an_error_once_with_all_places_that_have_it():
     aborted = [Outcome(f"k BLOCK={n}", Status.ABORTED, error="SIGABRT: `isa`") for n in (1, 2)]
     cells = [Cell("3.1.0", ADA, aborted), Cell("3.0.0", ADA, aborted[:1])]
     cells.append(Cell("2.3.1", ADA, unknown="SIGABRT"))
-    page = markdown(cells, "2026-01-02", "x")
+    page = markdown(cells, "2026-01-02", "x", "y")
     assert "- `unknown target: SIGABRT`: 2.3.1 sm_89\n" in page
     error = "- `k` aborts the compiler: `SIGABRT: 'isa'`: 3.0.0 sm_89, 3.1.0 sm_89, 2 launches\n"
     assert error in page
