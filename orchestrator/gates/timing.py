@@ -12,6 +12,7 @@ from orchestrator.models.verdict import Reason, Verdict
 MIN_ITERS = 10
 """The bootstrap of fewer pairs is far narrower than the 95 % that it claims (the benchmark
 refuses fewer too)."""
+DEVICE_TIMERS = ("events", "graph")
 WEAK_FALLBACK = 1.1
 """A shipped reference slower than the strongest by more than this is to be fixed first."""
 NOISE = 0.02
@@ -65,6 +66,13 @@ def timing_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
             f"Only {min(row.iters or 0 for row in few)} timed iterations at {lengths_of(few)}: an "
             f"interval needs at least {MIN_ITERS}.",
             f"Run with --iters {MIN_ITERS} or more.",
+        )
+    walls = [row for row in rows if row.timer is not None and row.timer not in DEVICE_TIMERS]
+    if walls:
+        yield _unverified(
+            f"The cells at {lengths_of(walls)} were timed by {str(walls[0].timer)[:40]!r}, not on the "
+            "device: launches and waiting are in the times.",
+            "Time with device events, or a captured graph.",
         )
     yield from _sides(rows)
     yield from _control(rows)

@@ -102,6 +102,7 @@ def test_bench_of_the_interpreter_passes_without_timing():
         ({"kernel_tri_ms": 0}, INVALID, Reason.MALFORMED, "a time that is not above zero"),
         ({"speedup": 2 / 3}, INVALID, Reason.MALFORMED, "the sides are swapped"),
         ({"iters": 9}, NOT_VERIFIED, Reason.NO_EVIDENCE, "Only 9 timed iterations at L=128"),
+        ({"timer": "wall"}, NOT_VERIFIED, Reason.NO_EVIDENCE, "timed by 'wall', not on the device"),
         ({"tri_streams": 2}, INVALID, Reason.ONE_SIDED, "Triton used 2 streams and the ref"),
         ({"ref_streams": 2, "tri_streams": 2}, INVALID, Reason.ONE_SIDED, "where the cell has 1"),
         (
