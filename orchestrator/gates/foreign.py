@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from kernels.bench import contract
 from orchestrator.evidence.foreign import ForeignRow, ForeignTable
 from orchestrator.gates.findings import Finding, conclude, counted, listed
-from orchestrator.gates.physics import cell_name
+from orchestrator.gates.timed import cell_name, unverified
 from orchestrator.models.verdict import GateResult, Reason, Verdict
 
 _PRINTED_MS = 0.0005
@@ -33,12 +33,10 @@ def _completeness(table: ForeignTable) -> GateResult:
     """Every cell there, once, and none that died."""
     findings = []
     if not table.rows:
-        findings.append(
-            _unverified(f"{table.file} has a header and no rows.", "Measure something.")
-        )
+        findings.append(unverified(f"{table.file} has a header and no rows.", "Measure something."))
     if not table.ended:
         findings.append(
-            _unverified(
+            unverified(
                 f"{table.file} has no end mark ({contract.END_MARK},<rows>): a file that was cut "
                 "off would look the same.",
                 _RECORD,
@@ -86,7 +84,7 @@ def _parity(table: ForeignTable, ran: Sequence[ForeignRow]) -> GateResult:
     errors = [(row.mae, row) for row in ran if row.mae is not None]
     if len(errors) < len(ran) or not ran:
         where = "not every row" if errors else "no row"
-        findings.append(_unverified(f"mae: {where} of {table.file} says it.", _RECORD))
+        findings.append(unverified(f"mae: {where} of {table.file} says it.", _RECORD))
     findings += _absurd(ran)
     large = [(error, row) for error, row in errors if contract.MAX_MAE < error < math.inf]
     if large:
@@ -103,7 +101,7 @@ def _parity(table: ForeignTable, ran: Sequence[ForeignRow]) -> GateResult:
         )
     if len(errors) > 1 and not any(error for error, _ in errors):
         findings.append(
-            _unverified(
+            unverified(
                 f"mae is exactly zero in all {counted(len(errors), 'row')}: it was printed with "
                 "too few digits, or one side was compared with itself.",
                 _RECORD,
@@ -136,7 +134,7 @@ def _absurd(ran: Sequence[ForeignRow]) -> Iterable[Finding]:
 def _reference(table: ForeignTable, ran: Sequence[ForeignRow]) -> Iterable[Finding]:
     lacking = table.lacks(("ref_mae", "ref_probe", "kernel"))
     if lacking:
-        yield _unverified(
+        yield unverified(
             f"{table.file} does not say {listed(lacking)}: whether the reference itself is right "
             "and reads every key, and which kernel ran.",
             "Measure with a benchmark that checks both sides against an fp64 oracle.",
@@ -169,7 +167,7 @@ def _timing(table: ForeignTable, ran: Sequence[ForeignRow]) -> GateResult:
     findings = []
     if "speedup_lo" in table.lacks(["speedup_lo"]):
         findings.append(
-            _unverified(
+            unverified(
                 f"{table.file} does not say speedup_lo: without an interval a win may be noise.",
                 "Measure with repetitions and record the 95 % interval of the speedup.",
             )
@@ -192,7 +190,7 @@ def _timing(table: ForeignTable, ran: Sequence[ForeignRow]) -> GateResult:
     silent = [row for row in several if row.tri_streams is None or row.ref_streams is None]
     if silent:
         findings.append(
-            _unverified(
+            unverified(
                 f"{silent[0].where} has streams={silent[0].streams}, but not tri_streams and "
                 "ref_streams: one side alone may have been divided over them.",
                 _RECORD,
@@ -225,7 +223,3 @@ def _inconsistent(row: ForeignRow) -> bool:
     ratio = theirs / ours
     slack = _ROUNDING + _PRINTED_MS / ours + _PRINTED_MS / theirs
     return abs(told - ratio) > slack * ratio + _ROUNDING
-
-
-def _unverified(message: str, next_step: str, reason: Reason = Reason.NO_EVIDENCE) -> Finding:
-    return Finding(Verdict.NOT_VERIFIED, reason, message, next_step)

@@ -13,7 +13,7 @@ from orchestrator.evidence.canary import AFTER, BEFORE, PER_TERA, Canary
 from orchestrator.evidence.cards import find_card
 from orchestrator.evidence.telemetry import HARMFUL, Sample, Telemetry, throttle_names
 from orchestrator.gates.findings import Finding, conclude, counted, listed
-from orchestrator.gates.physics import cell_name
+from orchestrator.gates.timed import cell_name, unverified
 from orchestrator.models.verdict import GateResult, Reason, Verdict
 
 LOWEST_CLOCK = 0.8
@@ -70,14 +70,14 @@ def machine_gate(
     gate = f"machine {file}"
     ran = [row for row in rows if row.ok]
     if any(row.device == contract.CPU_INTERPRETER for row in ran):
-        finding = _unverified(
+        finding = unverified(
             "The cells ran in the CPU interpreter: there was no card to watch.",
             "Measure on a CUDA device.",
             Reason.NO_CUDA_DEVICE,
         )
         return conclude(gate, [finding], {"cells": len(ran)}, "")
     if not ran:
-        finding = _unverified(f"{file} holds no cell that ran.", "Run the benchmark.")
+        finding = unverified(f"{file} holds no cell that ran.", "Run the benchmark.")
         return conclude(gate, [finding], {"cells": 0}, "")
     measured: dict[str, JsonValue] = {"cells": len(ran)}
     findings = [
@@ -108,7 +108,7 @@ def _own_clocks(rows: Sequence[Watched], measured: dict[str, JsonValue]) -> Iter
         else:
             silent.append(row)
     if silent:
-        yield _unverified(
+        yield unverified(
             f"{silent[0].where} does not say sm_mhz and sm_max_mhz, the card's clocks"
             + (f", nor do {len(silent) - 1} more rows." if len(silent) > 1 else "."),
             _AGAIN,
@@ -132,14 +132,14 @@ def _samples(
 ) -> Iterable[Finding]:
     if telemetry is None or not telemetry.samples:
         what = "There is no telemetry" if telemetry is None else f"{telemetry.file} has no samples"
-        yield _unverified(
+        yield unverified(
             f"{what} of the time when {file} was measured: throttling and other load are unknown.",
             "Run the benchmark as a job of `orchestrate run`, whose agent samples the card.",
         )
         return
     for field in ("throttle", "sm_mhz", "temperature_c"):
         if not any(getattr(sample, field) is not None for sample in telemetry.samples):
-            yield _unverified(f"{telemetry.file} does not say {field}.", _AGAIN)
+            yield unverified(f"{telemetry.file} does not say {field}.", _AGAIN)
     unseen: list[Watched] = []
     trouble: dict[str, list[str]] = {"throttled": [], "slow": [], "busy": [], "hot": []}
     hottest: float | None = None
@@ -162,7 +162,7 @@ def _samples(
         if trouble[kind]:
             yield _disturbed(f"{sentence}: {listed(trouble[kind], 2)}.", remedy)
     if unseen:
-        yield _unverified(
+        yield unverified(
             f"No sample of {telemetry.file} tells about {unseen[0].where}"
             + (f" and {len(unseen) - 1} more" if len(unseen) > 1 else "")
             + ": began_ms and ended_ms "
@@ -196,7 +196,7 @@ def _company(
             f"not readable here; the canary's copy had {min(shares):.0%} of the DRAM bandwidth"
         )
         return
-    yield _unverified(
+    yield unverified(
         "The telemetry does not say foreign_processes (a container may hide them), and no "
         "canary shows that the card was free: its copy must reach "
         f"{QUIET_COPY:.0%} of the DRAM bandwidth.",
@@ -244,7 +244,7 @@ def _troubles(samples: Sequence[Sample]) -> dict[str, str]:
 def _drift(file: str, canary: Canary | None, measured: dict[str, JsonValue]) -> Iterable[Finding]:
     if canary is None or not canary.probes:
         what = "There is no canary" if canary is None else f"{canary.file} holds no probes"
-        yield _unverified(
+        yield unverified(
             f"{what} beside {file}: whether the card was the same before and after is unknown.",
             "Measure with this project's benchmark, which writes <stem>.canary.csv.",
         )
@@ -275,7 +275,7 @@ def _drift(file: str, canary: Canary | None, measured: dict[str, JsonValue]) -> 
         )
     if half or not drifts:
         missing = listed(half) if half else "copy and GEMM"
-        yield _unverified(
+        yield unverified(
             f"{canary.file} has no value of {missing} both before and after.",
             "Let the benchmark run to its end: the second canary comes last.",
         )
@@ -283,7 +283,3 @@ def _drift(file: str, canary: Canary | None, measured: dict[str, JsonValue]) -> 
 
 def _disturbed(message: str, next_step: str) -> Finding:
     return Finding(Verdict.INVALID, Reason.MACHINE_DISTURBED, message, next_step)
-
-
-def _unverified(message: str, next_step: str, reason: Reason = Reason.NO_EVIDENCE) -> Finding:
-    return Finding(Verdict.NOT_VERIFIED, reason, message, next_step)

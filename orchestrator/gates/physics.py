@@ -7,19 +7,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
-from operator import attrgetter
-from typing import Protocol
+from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
 from kernels.bench import contract
-from orchestrator.evidence.cards import FASTEST, MIB, Card, find_card
+from orchestrator.evidence.cards import MIB, Card, find_card
 from orchestrator.evidence.roofline import (
     Bound,
-    Shaped,
     Work,
     dram_bound,
     dram_ms,
@@ -28,32 +23,12 @@ from orchestrator.evidence.roofline import (
     work_of,
 )
 from orchestrator.gates.findings import Finding, conclude, counted, listed
+from orchestrator.gates.flatness import flatness
+from orchestrator.gates.timed import REQUIRED, SIDES, Time, Timed, cell_name, times_of, unverified
 from orchestrator.models.verdict import GateResult, Reason, Verdict
-
-SIDES = {
-    "tri_ms": "the kernel",
-    "ref_ms": "the reference",
-    "kernel_tri_ms": "the kernel (kernel level)",
-    "kernel_shipped_ms": "the shipped reference (kernel level)",
-    "kernel_strongest_ms": "the strongest reference (kernel level)",
-    "operator_tri_ms": "the kernel (operator level)",
-    "operator_shipped_ms": "the shipped reference (operator level)",
-    "operator_strongest_ms": "the strongest reference (operator level)",
-}
-"""Columns that are times of the whole cell."""
-REQUIRED = ("tri_ms", "ref_ms")
 
 TOLERANCE = 1.05
 """Faster than the limit by this factor is impossible; less is a clock's or a datasheet's error."""
-FLAT = 1.1
-"""Growth of the time, at most, that counts as none."""
-GROWN = 3.0
-"""Growth of the bytes from which on the time has to show it."""
-_SHARE = 0.5
-"""Of the time, that the added bytes alone must need before a flat tail is held against it."""
-NEAR_FLOOR = 3.0
-UNMEASURED_FLOOR_MS = 0.010
-"""Where nobody measured the launch floor: one eager PyTorch call with its dispatch."""
 _HEADROOM = 2.0
 """On L2 bandwidths that were measured, and may have been measured better."""
 
@@ -61,60 +36,6 @@ _SLOWER = (
     "Do not use these times. Check that this side reads every key, that the clock waits for the "
     "device, and that the output is used."
 )
-
-
-class Timed(Shaped, Protocol):
-    """A row of a bench CSV, this project's or a foreign one. It has the columns of `SIDES` too."""
-
-    @property
-    def where(self) -> str:
-        """File and line."""
-
-    @property
-    def family(self) -> str:
-        """Everything but L that tells cells apart."""
-
-    @property
-    def ok(self) -> bool:
-        """Whether the cell ran."""
-
-    @property
-    def device(self) -> str | None:
-        """As torch names it."""
-
-    @property
-    def level(self) -> str | None:
-        """Of the document's columns."""
-
-    @property
-    def basis(self) -> str | None:
-        """Of the document's columns."""
-
-    @property
-    def flush_mib(self) -> float | None:
-        """Overwritten before each iteration."""
-
-    @property
-    def launch_us(self) -> float | None:
-        """Launch floor of the device."""
-
-
-_TimesOf = Callable[[Timed], tuple[float | None, ...]]
-
-
-@dataclass(frozen=True)
-class _Time:
-    row: Timed
-    column: str
-    ms: float
-    work: Work
-
-    @property
-    def side(self) -> str:
-        return SIDES[self.column]
-
-    def __str__(self) -> str:
-        return f"{self.row.where} ({cell_name(self.row)}): {self.side}'s {self.ms:g} ms"
 
 
 def physics_gate(
@@ -131,14 +52,14 @@ def physics_gate(
     gate = f"physics {file}"
     ran = [row for row in rows if row.ok]
     if any(row.device == contract.CPU_INTERPRETER for row in ran):
-        finding = _unverified(
+        finding = unverified(
             "The times are the CPU interpreter's: no card, so no limit to hold them against.",
             "Measure on a CUDA device.",
             Reason.NO_CUDA_DEVICE,
         )
         return conclude(gate, [finding], {"cells": len(ran)}, "")
     if not ran:
-        finding = _unverified(f"{file} holds no cell that ran.", "Run the benchmark.")
+        finding = unverified(f"{file} holds no cell that ran.", "Run the benchmark.")
         return conclude(gate, [finding], {"cells": 0}, "")
     # most foreign files have two of the columns
     there = tuple(
@@ -153,23 +74,6 @@ def physics_gate(
     return conclude(gate, findings, judge.measured(), judge.passed())
 
 
-class Named(Protocol):
-    """What a cell is called by."""
-
-    @property
-    def family(self) -> str:
-        """Everything but L."""
-
-    @property
-    def L(self) -> int | None:  # noqa: N802
-        """Selected length."""
-
-
-def cell_name(row: Named) -> str:
-    """Family and L, as messages name a cell."""
-    return f"{row.family} L={row.L or '?'}"
-
-
 class _Judge:
     def __init__(
         self, file: str, columns: tuple[str, ...], device: str | None, l2_tb_per_s: float | None
@@ -181,13 +85,13 @@ class _Judge:
         self._cards: dict[str, Card | None] = {}
         self._rows = 0
         self._families: dict[str, list[tuple[Work, Timed]]] = {}
-        self._impossible: list[tuple[float, _Time, Bound, Card]] = []
+        self._impossible: list[tuple[float, Time, Bound, Card]] = []
         self._unreal: list[str] = []
-        self._cached: list[_Time] = []
+        self._cached: list[Time] = []
         self._missing: Counter[str] = Counter()
         self._assumed: Counter[tuple[str, ...]] = Counter()
         self._unknown: Counter[str] = Counter()
-        self._closest: tuple[float, _Time, Card] | None = None
+        self._closest: tuple[float, Time, Card] | None = None
         self._launch_bound: list[str] = []
 
     def take(self, row: Timed) -> None:
@@ -202,8 +106,8 @@ class _Judge:
             self._families.setdefault(row.family, []).append((work, row))
             if work.assumed:
                 self._assumed[work.assumed] += 1
-        columns, times_of = _times(self._columns, row.level, row.basis)
-        times = times_of(row)
+        columns, getter = times_of(self._columns, row.level, row.basis)
+        times = getter(row)
         cold = dram_ms(work, card) if card is not None and isinstance(work, Work) else 0.0
         large = card is not None and isinstance(work, Work) and 2 * work.bytes > card.l2_bytes
         if large and self._plain(times, cold):
@@ -216,9 +120,9 @@ class _Judge:
                 self._unreal.append(f"{row.where}: {column} is {ms:g}")
             elif cold and isinstance(work, Work) and card is not None:
                 if cold > TOLERANCE * ms or 2 * work.bytes <= card.l2_bytes:
-                    self._suspect(_Time(row, column, ms, work), card)
+                    self._suspect(Time(row, column, ms, work), card)
                 if self._closest is None or cold > self._closest[0] * ms:
-                    self._closest = (cold / ms, _Time(row, column, ms, work), card)
+                    self._closest = (cold / ms, Time(row, column, ms, work), card)
 
     def _plain(self, times: Sequence[float | None], cold: float) -> bool:
         """Whether all are there, and none is remarkable: most rows are done with at this point."""
@@ -240,7 +144,10 @@ class _Judge:
             self._unknown[name] += 1
         return self._cards[name]
 
-    def _suspect(self, time: _Time, card: Card) -> None:
+    def _card_of(self, row: Timed) -> Card | None:
+        return self._cards.get(row.device or self._device or "")
+
+    def _suspect(self, time: Time, card: Card) -> None:
         """Impossible, or possible from a warm L2 only, or small enough to lie in it."""
         small = 2 * time.work.bytes <= card.l2_bytes
         cold = dram_bound(time.work, card)
@@ -277,10 +184,11 @@ class _Judge:
             )
         if self._impossible:
             found.append(self._say_impossible())
-        found += self._flatness()
+        flat, self._launch_bound = flatness(self._families.values(), self._columns, self._card_of)
+        found += flat
         if self._missing:
             found.append(
-                _unverified(
+                unverified(
                     f"{self._file} does not say {_columns(self._missing, self._rows)}, without "
                     "which a time cannot be held against the card.",
                     "Name the card with --device."
@@ -293,7 +201,7 @@ class _Judge:
             assumed.update(dict.fromkeys(names, count))
         if assumed:
             found.append(
-                _unverified(
+                unverified(
                     f"{self._file} does not say {_columns(assumed, self._rows)}: the least "
                     "work was assumed, so a time may be impossible and not be seen to be.",
                     "Measure with a benchmark that records it.",
@@ -301,7 +209,7 @@ class _Judge:
             )
         if self._unknown:
             found.append(
-                _unverified(
+                unverified(
                     f"No peaks are known of {listed(map(repr, self._unknown))}.",
                     "Give the card's full name with --device, or add it to "
                     "orchestrator/evidence/cards.py with its datasheet.",
@@ -328,81 +236,12 @@ class _Judge:
 
     def _say_cached(self) -> Finding:
         time = self._cached[0]
-        return _unverified(
+        return unverified(
             f"{time} may be the L2 cache's: {time.work.bytes / 1e6:.3g} MB can stay in it, and "
             f"no row says that it was flushed (flush_mib)"
             + (f"; {counted(len(self._cached), 'such time')}." if len(self._cached) > 1 else "."),
             "Overwrite at least the L2 size before each iteration and record flush_mib.",
         )
-
-    # --- flat in L ------------------------------------------------------------------------------
-
-    def _flatness(self) -> list[Finding]:
-        flat: dict[Verdict, list[str]] = {}
-        for members in self._families.values():
-            members.sort(key=lambda member: member[0].bytes)
-            if members[-1][0].bytes < GROWN * members[0][0].bytes:
-                continue
-            columns, times_of = _times(self._columns, members[0][1].level, members[0][1].basis)
-            last, last_row = members[-1]
-            much_smaller = [row for work, row in members if GROWN * work.bytes <= last.bytes]
-            slowest = zip(*map(times_of, much_smaller), strict=True)
-            for column, last_ms, before in zip(columns, times_of(last_row), slowest, strict=True):
-                known = [ms for ms in before if ms is not None]
-                if known and last_ms is not None and last_ms > FLAT * max(known):
-                    continue
-                times = [
-                    _Time(row, column, ms, work)
-                    for work, row in members
-                    if (ms := getattr(row, column)) is not None and ms > 0
-                ]
-                if len(times) > 1 and (found := self._flat(times)) is not None:
-                    flat.setdefault(found[0], []).append(found[1])
-        findings = []
-        if Verdict.INVALID in flat:
-            findings.append(
-                Finding(
-                    Verdict.INVALID,
-                    Reason.FLAT_IN_L,
-                    f"{listed(flat[Verdict.INVALID], 2)}: a time that does not depend on the "
-                    "keys is not the time of reading them.",
-                    "Change the last key and see whether this side's output changes; it may "
-                    "attend to the first keys only.",
-                )
-            )
-        if Verdict.NOT_VERIFIED in flat:
-            findings.append(
-                _unverified(
-                    f"{listed(flat[Verdict.NOT_VERIFIED], 2)}: it may be the launch that was "
-                    "timed, but the launch floor was not measured (launch_us).",
-                    "Measure the launch floor of the device, or larger cells.",
-                )
-            )
-        return findings
-
-    def _flat(self, times: Sequence[_Time]) -> tuple[Verdict, str] | None:
-        """Whether the largest cell takes no longer than a much smaller one."""
-        first, last = times[0], times[-1]
-        card = self._cards.get(last.row.device or self._device or "") or FASTEST
-        for time in times[:-1]:
-            if last.ms > FLAT * time.ms or last.work.bytes < GROWN * time.work.bytes:
-                continue
-            extra = (last.work.bytes - time.work.bytes) / (card.dram_tb_per_s * 1e9) / last.ms
-            if time is not first and extra < _SHARE:
-                continue
-            said = (
-                f"{last.row.where} ({last.row.family}): {last.side} takes {time.ms:g} ms at "
-                f"L={time.row.L} and {last.ms:g} ms at L={last.row.L}, with "
-                f"{last.work.bytes / time.work.bytes:.3g} times the bytes"
-            )
-            floor_us = last.row.launch_us
-            if floor_us is not None and last.ms <= NEAR_FLOOR * floor_us / 1e3:
-                self._launch_bound.append(f"{cell_name(last.row)}, {last.side}")
-                return None
-            unmeasured = floor_us is None and last.ms <= NEAR_FLOOR * UNMEASURED_FLOOR_MS
-            # at the floor or not, the added bytes alone must not need longer than it all took
-            return (Verdict.NOT_VERIFIED if unmeasured and extra < 1 else Verdict.INVALID, said)
-        return None
 
     # --- what it rests on -----------------------------------------------------------------------
 
@@ -449,25 +288,8 @@ class _Judge:
         )
 
 
-@cache
-def _times(
-    columns: tuple[str, ...], level: str | None, basis: str | None
-) -> tuple[tuple[str, ...], _TimesOf]:
-    """Those of `columns` that do not say `tri_ms` and `ref_ms` again, and how to get them.
-
-    There are at least two: the getter gives a tuple.
-    """
-    again = (f"{level}_tri_ms", f"{level}_{basis}_ms") if basis else ()
-    distinct = tuple(name for name in columns if name not in again)
-    return distinct, attrgetter(*distinct)
-
-
 def _columns(counts: Mapping[str, int], rows: int) -> str:
     return listed(
         (name if count >= rows else f"{name} (in {count} of {rows} rows)")
         for name, count in counts.items()
     )
-
-
-def _unverified(message: str, next_step: str, reason: Reason = Reason.NO_EVIDENCE) -> Finding:
-    return Finding(Verdict.NOT_VERIFIED, reason, message, next_step)

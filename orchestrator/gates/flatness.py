@@ -1,0 +1,105 @@
+"""Times that stay the same while the bytes grow: they measure something else than the work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from orchestrator.evidence.cards import FASTEST, Card
+from orchestrator.evidence.roofline import Work
+from orchestrator.gates.findings import Finding, listed
+from orchestrator.gates.timed import Time, Timed, cell_name, times_of, unverified
+from orchestrator.models.verdict import Reason, Verdict
+
+FLAT = 1.1
+"""Growth of the time, at most, that counts as none."""
+GROWN = 3.0
+"""Growth of the bytes from which on the time has to show it."""
+_SHARE = 0.5
+"""Of the time, that the added bytes alone must need before a flat tail is held against it."""
+NEAR_FLOOR = 3.0
+UNMEASURED_FLOOR_MS = 0.010
+"""Where nobody measured the launch floor: one eager PyTorch call with its dispatch."""
+
+
+def flatness(
+    families: Iterable[list[tuple[Work, Timed]]],
+    columns_there: tuple[str, ...],
+    card_of: Callable[[Timed], Card | None],
+) -> tuple[list[Finding], list[str]]:
+    """Look at each side of each family.
+
+    Returns:
+        What is wrong, and the times that are flat because it is the launch that they measure.
+    """
+    launch_bound: list[str] = []
+    flat: dict[Verdict, list[str]] = {}
+    for members in families:
+        members.sort(key=lambda member: member[0].bytes)
+        if members[-1][0].bytes < GROWN * members[0][0].bytes:
+            continue
+        columns, getter = times_of(columns_there, members[0][1].level, members[0][1].basis)
+        last, last_row = members[-1]
+        much_smaller = [row for work, row in members if GROWN * work.bytes <= last.bytes]
+        slowest = zip(*map(getter, much_smaller), strict=True)
+        for column, last_ms, before in zip(columns, getter(last_row), slowest, strict=True):
+            known = [ms for ms in before if ms is not None]
+            if known and last_ms is not None and last_ms > FLAT * max(known):
+                continue
+            times = [
+                Time(row, column, ms, work)
+                for work, row in members
+                if (ms := getattr(row, column)) is not None and ms > 0
+            ]
+            if (
+                len(times) > 1
+                and (found := _flat(times, card_of(last_row), launch_bound)) is not None
+            ):
+                flat.setdefault(found[0], []).append(found[1])
+    findings = []
+    if Verdict.INVALID in flat:
+        findings.append(
+            Finding(
+                Verdict.INVALID,
+                Reason.FLAT_IN_L,
+                f"{listed(flat[Verdict.INVALID], 2)}: a time that does not depend on the "
+                "keys is not the time of reading them.",
+                "Change the last key and see whether this side's output changes; it may "
+                "attend to the first keys only.",
+            )
+        )
+    if Verdict.NOT_VERIFIED in flat:
+        findings.append(
+            unverified(
+                f"{listed(flat[Verdict.NOT_VERIFIED], 2)}: it may be the launch that was "
+                "timed, but the launch floor was not measured (launch_us).",
+                "Measure the launch floor of the device, or larger cells.",
+            )
+        )
+    return findings, launch_bound
+
+
+def _flat(
+    times: Sequence[Time], card: Card | None, launch_bound: list[str]
+) -> tuple[Verdict, str] | None:
+    """Whether the largest cell takes no longer than a much smaller one."""
+    first, last = times[0], times[-1]
+    card = card or FASTEST
+    for time in times[:-1]:
+        if last.ms > FLAT * time.ms or last.work.bytes < GROWN * time.work.bytes:
+            continue
+        extra = (last.work.bytes - time.work.bytes) / (card.dram_tb_per_s * 1e9) / last.ms
+        if time is not first and extra < _SHARE:
+            continue
+        said = (
+            f"{last.row.where} ({last.row.family}): {last.side} takes {time.ms:g} ms at "
+            f"L={time.row.L} and {last.ms:g} ms at L={last.row.L}, with "
+            f"{last.work.bytes / time.work.bytes:.3g} times the bytes"
+        )
+        floor_us = last.row.launch_us
+        if floor_us is not None and last.ms <= NEAR_FLOOR * floor_us / 1e3:
+            launch_bound.append(f"{cell_name(last.row)}, {last.side}")
+            return None
+        unmeasured = floor_us is None and last.ms <= NEAR_FLOOR * UNMEASURED_FLOOR_MS
+        # at the floor or not, the added bytes alone must not need longer than it all took
+        return (Verdict.NOT_VERIFIED if unmeasured and extra < 1 else Verdict.INVALID, said)
+    return None

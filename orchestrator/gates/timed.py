@@ -1,0 +1,118 @@
+"""The times in a bench row: which columns they are, whose they are, what they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from operator import attrgetter
+from typing import Protocol
+
+from orchestrator.evidence.roofline import Shaped, Work
+from orchestrator.gates.findings import Finding
+from orchestrator.models.verdict import Reason, Verdict
+
+SIDES = {
+    "tri_ms": "the kernel",
+    "ref_ms": "the reference",
+    "kernel_tri_ms": "the kernel (kernel level)",
+    "kernel_shipped_ms": "the shipped reference (kernel level)",
+    "kernel_strongest_ms": "the strongest reference (kernel level)",
+    "operator_tri_ms": "the kernel (operator level)",
+    "operator_shipped_ms": "the shipped reference (operator level)",
+    "operator_strongest_ms": "the strongest reference (operator level)",
+}
+"""Columns that are times of the whole cell."""
+REQUIRED = ("tri_ms", "ref_ms")
+
+
+class Timed(Shaped, Protocol):
+    """A row of a bench CSV, this project's or a foreign one. It has the columns of `SIDES` too."""
+
+    @property
+    def where(self) -> str:
+        """File and line."""
+
+    @property
+    def family(self) -> str:
+        """Everything but L that tells cells apart."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the cell ran."""
+
+    @property
+    def device(self) -> str | None:
+        """As torch names it."""
+
+    @property
+    def level(self) -> str | None:
+        """Of the document's columns."""
+
+    @property
+    def basis(self) -> str | None:
+        """Of the document's columns."""
+
+    @property
+    def flush_mib(self) -> float | None:
+        """Overwritten before each iteration."""
+
+    @property
+    def launch_us(self) -> float | None:
+        """Launch floor of the device."""
+
+
+TimesOf = Callable[[Timed], tuple[float | None, ...]]
+
+
+@dataclass(frozen=True)
+class Time:
+    """One time of one side of a row."""
+
+    row: Timed
+    column: str
+    ms: float
+    work: Work
+
+    @property
+    def side(self) -> str:
+        """In words."""
+        return SIDES[self.column]
+
+    def __str__(self) -> str:
+        return f"{self.row.where} ({cell_name(self.row)}): {self.side}'s {self.ms:g} ms"
+
+
+class Named(Protocol):
+    """What a cell is called by."""
+
+    @property
+    def family(self) -> str:
+        """Everything but L."""
+
+    @property
+    def L(self) -> int | None:  # noqa: N802
+        """Selected length."""
+
+
+def cell_name(row: Named) -> str:
+    """Family and L, as messages name a cell."""
+    return f"{row.family} L={row.L or '?'}"
+
+
+@cache
+def times_of(
+    columns: tuple[str, ...], level: str | None, basis: str | None
+) -> tuple[tuple[str, ...], TimesOf]:
+    """Those of `columns` that do not say `tri_ms` and `ref_ms` again, and how to get them.
+
+    There are at least two: the getter gives a tuple.
+    """
+    again = (f"{level}_tri_ms", f"{level}_{basis}_ms") if basis else ()
+    distinct = tuple(name for name in columns if name not in again)
+    return distinct, attrgetter(*distinct)
+
+
+def unverified(message: str, next_step: str, reason: Reason = Reason.NO_EVIDENCE) -> Finding:
+    """A finding that something was not shown."""
+    return Finding(Verdict.NOT_VERIFIED, reason, message, next_step)
