@@ -75,6 +75,26 @@ def test_ranges(name, path):
         assert (out == 0).all()
 
 
+@pytest.mark.parametrize(
+    ("n", "dtype"), [(3, torch.int16), (17, torch.int32), (128, torch.int64)], ids=str
+)
+def test_any_number_of_overlapping_ranges(n, dtype):
+    starts = torch.randint(-20, 320, (1, 1, 2, n))
+    ranges = torch.stack([starts, starts + torch.randint(-3, 12, starts.shape)], dim=-1).to(dtype)
+    case = selection(ranges, S_kv=300)
+    assert_matches(run("triton.ranges.group", case), selection_attention_oracle(*case))
+
+
+def test_more_ranges_than_fit_in_registers():
+    case = selection(torch.tensor([[i, i + 2] for i in range(129)])[None, None, None], S_kv=140)
+    with pytest.raises(UnsupportedShape, match="up to 128 a row, got 129"):
+        op.selection_attention_triton(*case, flags=triton_flags())
+    oracle = selection_attention_oracle(*case)
+    assert_matches(selection_attention(*case, flags=triton_flags()), oracle)
+    assert last_dispatch().path == "packed_sdpa"
+    assert_matches(run("triton.varlen.group", case), oracle)
+
+
 @pytest.mark.parametrize("path", [*PATHS, "packed_sdpa"])
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), 6e4])
 def test_what_lies_outside_the_ranges_never_reaches_the_result(poison, path):
@@ -104,8 +124,10 @@ def test_poison_between_varlen_rows_and_beyond_dense_lengths():
     assert (out[1] == 0).all()
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("H", [1, 3, 16, 64])
+@pytest.mark.parametrize(
+    ("H", "form"),
+    [(1, "group"), (3, "group"), (16, "group"), (64, "group"), (1, "head"), (5, "head")],
+)
 def test_head_counts(H, form):
     case = selection([[[[[0, 40], [41, 50]]]]], S_kv=50, h=H)
     assert_matches(run(f"triton.ranges.{form}", case), selection_attention_oracle(*case))
@@ -169,6 +191,11 @@ class TestLaunchersRefuse:
     def test_head_dimensions_that_do_not_fit(self):
         with pytest.raises(UnsupportedShape, match="1 to 256"):
             op.sel_attn_fwd_dense(randn(1, 1, 257), randn(1, 4, 257), randn(1, 4, 16))
+
+    def test_more_keys_than_positions_can_count(self):
+        K = torch.zeros(1, 1, 16, dtype=torch.float16, device=DEVICE).expand(1, 2**30 + 1, 16)
+        with pytest.raises(UnsupportedShape, match="1073741824 keys"):
+            op.sel_attn_fwd_dense(randn(1, 1, 16), K, K)
 
     def test_fp64(self):
         tensors = (t.double() for t in (randn(1, 1, 16), randn(1, 4, 16), randn(1, 4, 16)))
