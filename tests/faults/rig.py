@@ -114,13 +114,13 @@ class Rig:
         text = self.server.stanza(self.pod, port=port, python=interpreter)
         (self.folder / "pods.toml").write_text(text)
 
-    def agent_by(self, *program: object) -> None:
-        """Have the pod's agent, and nothing else there, run by `python3 PROGRAM ARGS OF PYTHON`."""
+    def run_by(self, *program: object, what: str = "*/agent") -> None:
+        """Have the pod's agent, or `what`, and nothing else run by `python3 PROGRAM ARGS`."""
         interpreter = self.folder / "python"
         words = shlex.join(map(str, program))
         interpreter.write_text(
             "#!/bin/sh\n"
-            f'for word; do case "$word" in */agent) exec python3 {words} "$@" ;; esac; done\n'
+            f'for word; do case "$word" in {what}) exec python3 {words} "$@" ;; esac; done\n'
             'exec python3 "$@"\n'
         )
         interpreter.chmod(0o755)

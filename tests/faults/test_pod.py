@@ -344,7 +344,7 @@ def lying(rig: Rig, files: list[dict[str, object]], script: str) -> Outcome:
     """A run on a pod whose agent is not ours, and says this of what the job left."""
     answer = rig.folder / "answer.json"
     answer.write_text(json.dumps({"files": files, "refused": []}))
-    rig.agent_by(HERE / "liar.py", answer, "python3")
+    rig.run_by(HERE / "liar.py", answer, "python3")
     job_playbook(rig, script)
     return rig.start().end()
 
