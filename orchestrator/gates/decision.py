@@ -87,10 +87,14 @@ def _obstacles(
     gates: Sequence[GateResult],
     required: Sequence[str],
 ) -> list[Obstacle]:
+    rows = (*dense, *varlen)
+    interpreted = sum(row.interpreted for row in rows)
     obstacles = [
         Obstacle(reason=gate.reason or Reason.NO_EVIDENCE, message=f"{gate.gate}: {gate.message}")
         for gate in gates
         if gate.verdict is not Verdict.PASS
+        # what every gate of a card says of the interpreter's rows is said once, below
+        and not (interpreted and gate.reason is Reason.NO_CUDA_DEVICE)
     ]
     if not gates:
         obstacles.append(
@@ -111,8 +115,6 @@ def _obstacles(
             for row in table
             if row.mode != mode
         ]
-    rows = (*dense, *varlen)
-    interpreted = sum(row.interpreted for row in rows)
     if interpreted:
         obstacles.append(
             Obstacle(

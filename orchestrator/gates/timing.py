@@ -70,8 +70,8 @@ def timing_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
     walls = [row for row in rows if row.timer is not None and row.timer not in DEVICE_TIMERS]
     if walls:
         yield _unverified(
-            f"The cells at {lengths_of(walls)} were timed by {str(walls[0].timer)[:40]!r}, not on the "
-            "device: launches and waiting are in the times.",
+            f"The cells at {lengths_of(walls)} were timed by {str(walls[0].timer)[:40]!r}, not on "
+            "the device: launches and waiting are in the times.",
             "Time with device events, or a captured graph.",
         )
     yield from _sides(rows)

@@ -62,7 +62,13 @@ def test_the_interpreter_alone_is_one_reason():
         bench_rows(mode, *(interpreted(mode, length) for length in LENGTHS))
         for mode in ("dense", "varlen")
     ]
-    decision = decided(*rows)
+    no_card = GateResult(
+        gate="physics sel_dense.csv",
+        verdict=Verdict.NOT_VERIFIED,
+        message="No card.",
+        reason=Reason.NO_CUDA_DEVICE,
+    )
+    decision = decided(*rows, gates=(*GATES, no_card))
     assert decision.outcome is Outcome.UNDECIDED
     assert [obstacle.reason for obstacle in decision.obstacles] == [Reason.NO_CUDA_DEVICE]
     assert decision.summary == (
