@@ -22,6 +22,7 @@ from .flags import Flags
 from .tuning import (
     DOUBLE_BUFFER_STAGES,
     INTERPRETER,
+    SPLIT,
     LaunchParams,
     Request,
     launch_params,
@@ -116,7 +117,7 @@ def plan_launch(
         programs = rows * math.ceil(H / heads_of(found))
         splits = split_count(programs, length, _processors(Q))
     if params is None and splits > 1:
-        found = launch_params(replace(request, L=math.ceil(length / splits)))
+        found = launch_params(replace(request, kernel=SPLIT, L=math.ceil(length / splits)))
     stages = DOUBLE_BUFFER_STAGES if flags.double_buffer else found.num_stages
     found = replace(
         found,

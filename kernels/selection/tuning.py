@@ -19,7 +19,9 @@ from typing import Any
 TABLE = Path(__file__).parents[1] / "configs" / "selection_tuning.json"
 
 KERNELS = ("dense", "varlen", "ranges")
-"""Names of the forms, as the table has them. `any` stands for all."""
+"""Names of the forms, as the table has them."""
+SPLIT = "split"
+"""Stands for every form, where rows are split; `any` for every form, split or not."""
 
 DOUBLE_BUFFER_STAGES = 2
 """`num_stages` with `NSA_SEL_TRITON_DB=1`: one K/V tile is loaded while another is computed."""
@@ -54,7 +56,7 @@ class Entry:
     arch: str
     """Compute capability, e.g. `8.9`."""
     kernel: str
-    """`dense`, `varlen`, `ranges` or `any`."""
+    """`dense`, `varlen`, `ranges`, `split` or `any`."""
     bits: int
     """Of an element: 16 or 32."""
     D: int
@@ -96,7 +98,7 @@ class Entry:
             any(value < 1 or value & (value - 1) for value in powers)
             or params.block_l < 16
             or not 1 <= params.num_stages <= 8
-            or entry.kernel not in (*KERNELS, "any")
+            or entry.kernel not in (*KERNELS, SPLIT, "any")
             or entry.bits not in (16, 32)
             or not entry.source.startswith(("measured: ", "derived: "))
         ):

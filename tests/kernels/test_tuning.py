@@ -18,6 +18,7 @@ from kernels.selection.tuning import (
     INTERPRETER,
     KERNELS,
     MAX_GROUP_HEADS,
+    SPLIT,
     Entry,
     LaunchParams,
     Request,
@@ -45,7 +46,7 @@ class TestTable:
         lengths, heads = (1, 513), (1, 17, MAX_GROUP_HEADS)
         for arch, limit in SHARED_KIB.items():
             major, minor = map(int, arch.split("."))
-            keys = itertools.product(KERNELS, (16, 32), SIDES, SIDES, heads, lengths)
+            keys = itertools.product((*KERNELS, SPLIT), (16, 32), SIDES, SIDES, heads, lengths)
             for kernel, bits, D, Dv, H, L in keys:
                 found = launch_params(Request(kernel, bits, D, Dv, H, L, (major, minor)))
                 tiles = found.num_stages * found.block_l * (D + Dv) * bits // 8
@@ -129,10 +130,12 @@ class TestLaunch:
         asked = []
         monkeypatch.setattr(launch, "_processors", lambda Q: 132)
         monkeypatch.setattr(
-            launch, "launch_params", lambda r: asked.append(r.L) or LaunchParams(16, 16, 1, 3)
+            launch,
+            "launch_params",
+            lambda r: asked.append((r.kernel, r.L)) or LaunchParams(16, 16, 1, 3),
         )
         assert self.plan(randn(4, 16, 128), length=1024).splits == 16
-        assert asked == [1024, 64]
+        assert asked == [("dense", 1024), ("split", 64)]
 
     def test_more_heads_than_a_program_serves(self):
         Q, K, V = (randn(*size, dtype=torch.float32) for size in ((2, 37, 16), *[(2, 70, 16)] * 2))
