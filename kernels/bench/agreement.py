@@ -15,6 +15,7 @@ Exit codes: 0 all claims hold; 1 some does not; 2 no CUDA device, usage.
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -106,8 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for length in family.lengths:
             cell = f"{dist}, L={length}"
             first, second = (
-                measure(family, length, machine, Flags.from_env(), lambda _: None)
-                for _ in range(2)
+                measure(family, length, machine, Flags.from_env(), lambda _: None) for _ in range(2)
             )
             broken = [row["status"] for row in (first, second) if row["status"] != "ok"]
             if broken:
@@ -133,7 +133,7 @@ def _others(family: Family, length: int, machine: Machine) -> dict[str, dict[str
         runs = {"tri": triton_side(level, flags), "shipped": references.shipped(level).run}
         for side, run in runs.items():
             workload = inputs.at(level)
-            calls[f"{level}_{side}_ms"] = lambda run=run, workload=workload: run(workload)
+            calls[f"{level}_{side}_ms"] = functools.partial(run, workload)
     return {
         "do_bench": {
             side: float(triton.testing.do_bench(call, return_mode="median"))
@@ -146,8 +146,8 @@ def _others(family: Family, length: int, machine: Machine) -> dict[str, dict[str
 def _graph_ms(call: Callable[[], object], device: torch.device) -> float:
     """Per call, from a graph of `LOOPS` calls, each behind a flush, less the flushes alone."""
     flush = torch.empty(max(2 * l2_bytes(device), MIN_FLUSH_BYTES), dtype=torch.int8, device=device)
-    with_call = _replayed([lambda: flush.zero_(), call] * LOOPS)
-    return (with_call - _replayed([lambda: flush.zero_()] * LOOPS)) / LOOPS
+    with_call = _replayed([flush.zero_, call] * LOOPS)
+    return (with_call - _replayed([flush.zero_] * LOOPS)) / LOOPS
 
 
 def _replayed(calls: Sequence[Callable[[], object]]) -> float:

@@ -78,4 +78,6 @@ def _launch_ms(device: torch.device) -> float:
 
 def _gpu_id(device: torch.device) -> str | None:
     uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
-    return f"GPU-{uuid}" if uuid else None  # older torch does not tell: better none than another's
+    if uuid is None:
+        return None  # an older torch does not tell: better no clocks than those of another card
+    return f"GPU-{str(uuid).removeprefix('GPU-')}"

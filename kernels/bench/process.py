@@ -21,6 +21,8 @@ from typing import IO, Any
 
 COMMAND = (sys.executable, "-m", "kernels.bench.child")
 ROOT = Path(__file__).parents[2]
+WAIT_S = 0.2
+"""How long to wait for a message before looking at the clock and the process."""
 TELLING = ("assert", "error", "exception", "terminate", "out of memory")
 """Words of the line that says why a process died; others may follow it."""
 
@@ -64,11 +66,15 @@ class Child:
         with selectors.DefaultSelector() as selector:
             selector.register(self._pipe, selectors.EVENT_READ)
             while True:
-                left = None if deadline is None else deadline - time.monotonic()
-                if (left is not None and left <= 0) or not selector.select(left):
+                if deadline is not None and time.monotonic() >= deadline:
                     self._overdue = True
                     self._process.kill()
                     return
+                ended = self._process.poll() is not None
+                if not selector.select(0 if ended else WAIT_S):
+                    if ended:  # something that it has started still holds the pipe
+                        return
+                    continue
                 data = os.read(self._pipe, 65536)
                 if not data:
                     return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from selection_cases import DEVICE, DEVICE_NAME
 from kernels.bench import bench_sel_triton
 from kernels.bench.contract import CANARY_COLUMNS, columns, read_table
 from kernels.bench.options import parse
+from kernels.bench.process import Child
 
 ROOT = Path(bench_sel_triton.__file__).parents[2]
 ITERS = ("--iters", "2", "--warmup", "0") if DEVICE.type == "cpu" else ()
@@ -69,18 +71,20 @@ def rows_of(path):
 
 def test_command_line(tmp_path):
     path = tmp_path / "dense.csv"
+    (tmp_path / "matrix.json").write_text('[{"H": [2, 1], "L_list": [17]}]')
+    matrix = ("--matrix", str(tmp_path / "matrix.json"))
     script = "kernels/bench/bench_sel_triton.py"
-    done = start(script, *TINY, "--L_list", "1,17", "--dist", "few", "--csv", str(path))
+    done = start(script, *TINY, *matrix, "--dist", "few", "--csv", str(path))
     assert done.returncode == 0, done.stderr
     assert path.read_text().splitlines()[0] == ",".join(columns("dense"))
-    for row, length in zip(rows_of(path), ("1", "17"), strict=True):
-        assert row["L"] == length
+    for row, cell in zip(rows_of(path), (("2", "17"), ("1", "17")), strict=True):
+        assert (row["H"], row["L"]) == cell
         assert (row["mode"], row["dist"], row["status"]) == ("dense", "few", "ok")
         assert row["device"] == DEVICE_NAME
         assert float(row["speedup_lo"]) <= float(row["speedup"]) <= float(row["speedup_hi"])
     lines = done.stdout.splitlines()
     assert any(line.startswith("left out at kernel level: ") for line in lines)
-    assert any(line.startswith("[1/2] dense few L=1  tri ") for line in lines)
+    assert any(line.startswith("[2/2] dense few N=3 H=1 D=16 Dv=24 L=17  tri ") for line in lines)
     canary = read_table((tmp_path / "dense.canary.csv").read_text())
     assert canary.complete
     assert canary.columns == CANARY_COLUMNS
@@ -139,32 +143,29 @@ def aborting(tmp_path):
 
 def test_a_compiler_abort_costs_one_cell_and_what_is_missing_is_resumed(aborting, tmp_path, capsys):
     path = tmp_path / "x.csv"
-    arguments = ("--L_list", "4,5,6", "--matrix", str(tmp_path / "matrix.json"))
-    (tmp_path / "matrix.json").write_text('[{"H": [2, 1]}]')
+    arguments = ("--L_list", "4,5,6")
     assert bench(path, *arguments, command=aborting) == 1
     rows = rows_of(path)
-    assert [(row["H"], row["L"]) for row in rows] == [(H, L) for H in "21" for L in "456"]
-    assert [row["status"] == "ok" for row in rows] == [True, False, True] * 2
+    assert [row["L"] for row in rows] == ["4", "5", "6"]
+    assert [row["status"] == "ok" for row in rows] == [True, False, True]
     died = rows[1]
     assert died["status"] == (
         "error: the process died of SIGABRT: loc: Assertion `isa<X>()' failed."
     )
     assert (died["device"], died["tri_ms"], died["kernel"]) == (DEVICE_NAME, "nan", "")
-    assert "2 of 6 cells failed" in capsys.readouterr().out
+    assert "1 of 3 cells failed" in capsys.readouterr().out
 
-    # as if the whole benchmark had been killed while it wrote its fifth row
+    # as if the whole benchmark had been killed while it wrote its last row
     lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(lines[:5]) + lines[5][:40])
+    path.write_text("".join(lines[:3]) + lines[3][:40])
     canary = tmp_path / "x.canary.csv"
     canary.write_text("".join(canary.read_text().splitlines(keepends=True)[:5]))
     assert bench(path, *arguments, "--resume") == 1
     again = rows_of(path)
-    assert again[:4] == rows[:4]
-    assert [(row["H"], row["L"]) for row in again] == [(row["H"], row["L"]) for row in rows]
-    assert [row["status"] == "ok" for row in again] == [True, False, True, True, True, True]
-    assert "[5/6] dense few N=3 H=1 D=16 Dv=24 L=5" in capsys.readouterr().out
-    whens = [row["when"] for row in rows_of(canary)]
-    assert whens == ["before"] * 8 + ["after"] * 4
+    assert again[:2] == rows[:2]
+    assert (again[2]["L"], again[2]["status"]) == ("6", "ok")
+    assert "[3/3] dense few L=6" in capsys.readouterr().out
+    assert [row["when"] for row in rows_of(canary)] == ["before"] * 8 + ["after"] * 4
     # what has its end mark is finished
     assert bench(path, *arguments, "--resume") == 2
     assert "nothing to resume" in capsys.readouterr().err
@@ -189,6 +190,21 @@ def test_a_process_that_dies_at_once_is_named_in_every_row(tmp_path):
     statuses = [row["status"] for row in rows_of(tmp_path / "x.csv")]
     why = "error: the process ended with exit code 1: no torch here: ImportError"
     assert statuses == [why, why]
+
+
+def test_what_a_dead_process_has_left_running_is_not_waited_for(tmp_path):
+    """A pool of compile workers, say: it holds the pipe open."""
+    pid = tmp_path / "pid"
+    code = (
+        "import os, pathlib, subprocess, sys\n"
+        "left = subprocess.Popen(['sleep', '300'], pass_fds=[int(sys.argv[1])])\n"
+        f"pathlib.Path({str(pid)!r}).write_text(str(left.pid))\n"
+        "os.abort()"
+    )
+    with Child({}, [sys.executable, "-c", code]) as child:
+        assert list(child.messages()) == []
+        assert child.death() == "the process died of SIGABRT"
+        os.kill(int(pid.read_text()), signal.SIGKILL)  # it was still there
 
 
 def test_what_the_budget_does_not_cover_is_named(tmp_path):

@@ -42,7 +42,9 @@ def test_right_or_left_out(shape, streams, monkeypatch):
     monkeypatch.setattr(trial, "FINALISTS", 1000)
     made = inputs(**SHAPES[shape])
     for level, expected in (("kernel", PACKED), ("operator", GATHERED)):
-        found, left_out = trial.finalists(level, made.at(level), made.oracle(), streams, 1)
+        shipped = trial.check(references.shipped(level).run, made.at(level), made.oracle(), 1)
+        assert (shipped.wrong, shipped.probe) == (None, "ok")
+        found, left_out = trial.finalists(level, made.at(level), made.oracle(), streams, 1, shipped)
         assert {one.name for one in found} >= expected, left_out
         assert {one.trial.probe for one in found} == {"ok"}
         # right or unsupported, never wrong
@@ -71,7 +73,8 @@ def test_the_fastest_that_are_right_come_first(monkeypatch):
         Reference("quick", references.shipped("kernel").run),
     ]
     monkeypatch.setattr(references, "candidates", lambda level, device: several)
-    found, left_out = trial.finalists("kernel", made.kernel, made.oracle(), 1, 5)
+    shipped = trial.check(references.shipped("kernel").run, made.kernel, made.oracle(), 1)
+    found, left_out = trial.finalists("kernel", made.kernel, made.oracle(), 1, 5, shipped)
     assert [one.name for one in found] == ["quick", "slow"]
     assert sorted(name for names in left_out.values() for name in names) == ["unsupported", "wrong"]
     assert any("AttributeError" in why for why in left_out)
