@@ -199,20 +199,14 @@ def _columns(
             )
         )
     for names, rows in ((NEEDED, ran), (TIMED, timed)):
-        values = attrgetter(*names)
-        for row in rows:
-            if None not in (said := values(row)):
-                continue
-            empty = [
-                name
-                for name, value in zip(names, said, strict=True)
-                if value is None and name not in lacking
-            ]
-            if empty:
-                findings.append(
-                    _unverified(f"{row.where} (L={row.L}) does not say {listed(empty, 8)}.", AGAIN)
-                )
-                break
+        there = [name for name in names if name not in lacking]
+        values = attrgetter("file", "line", *there)  # a tuple, however few are there
+        row = next((row for row in rows if None in values(row)), None)
+        if row is not None:
+            empty = [name for name in there if getattr(row, name) is None]
+            findings.append(
+                _unverified(f"{row.where} (L={row.L}) does not say {listed(empty, 8)}.", AGAIN)
+            )
     return findings
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from operator import attrgetter
 
 from kernels.bench import contract
@@ -64,20 +63,23 @@ def condensed(cells: Iterable[Cell]) -> list[Cell]:
 
     The rule is quick on these, however many families there are.
     """
-    families: dict[str, dict[int, Cell]] = {}
+    cells = list(cells)
+    lengths: dict[str, set[int]] = {}
     for cell in cells:
-        families.setdefault(cell.family, {})[cell.L] = cell
-    groups: dict[tuple[int, ...], dict[int, Cell]] = {}
-    for family in families.values():
-        worst = groups.setdefault(tuple(sorted(family)), {})
-        for length, cell in family.items():
-            other = worst.get(length, cell)
-            speedup, mae = min(cell.speedup, other.speedup), max(cell.mae, other.mae)
-            worst[length] = Cell(other.family, length, speedup, mae, cell.device)
+        lengths.setdefault(cell.family, set()).add(cell.L)
+    group = {family: str(sorted(tested)) for family, tested in lengths.items()}
+    alike: dict[tuple[str, int], list[Cell]] = {}
+    for cell in cells:
+        alike.setdefault((group[cell.family], cell.L), []).append(cell)
     return [
-        replace(cell, family=f"{number}")
-        for number, group in enumerate(groups.values())
-        for cell in group.values()
+        Cell(
+            family,
+            length,
+            min(cell.speedup for cell in some),
+            max(cell.mae for cell in some),
+            some[0].device,
+        )
+        for (family, length), some in alike.items()
     ]
 
 
