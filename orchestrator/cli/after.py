@@ -42,8 +42,7 @@ def cancel_command(run: str, runs_dir: Path, *, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps({"run_id": paths.run_id, "cancelled": job}))
     else:
-        what = f"cancelled {job}" if job else "nothing runs"
-        console.say(f"{what}; what it left: orchestrate fetch {paths.run_id}")
+        console.say(f"cancelled {job}" if job else "nothing runs")
     return 0
 
 

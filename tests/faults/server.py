@@ -13,6 +13,7 @@ from pathlib import Path
 
 from orchestrator.transport.hostkeys import known_as
 
+STAND_INS = Path(__file__).parents[1] / "integration" / "bin"
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 
 _CONFIG = """\
@@ -49,7 +50,7 @@ class Server:
             argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
             subprocess.run(argv, check=True, timeout=30)
         self._config = folder / "sshd_config"
-        path = f"{Path(__file__).parent / 'bin'}:{PATH}"  # a pod with a GPU, as it says
+        path = f"{STAND_INS}:{PATH}"  # a pod with a GPU, as it says
         self._config.write_text(_CONFIG.format(host=host, port=self.port, folder=folder, path=path))
 
     def start(self) -> None:
