@@ -83,6 +83,8 @@ class Line:
     ratio_low: float
     """From the strongest's lower to our upper quartile."""
     plain_us: float
+    left_out: str
+    """References that this torch cannot run here, or that were wrong, and why."""
     max_err: float
     kernels: str
     missed: str
@@ -233,9 +235,12 @@ def measure(clock: ColdClock, cell: str, rows: Rows, aim: Goal, flags: Flags) ->
         for warps in PROBE_WARPS
     )
     rivals = {}
+    left_out = []
     for name, call in references(rows):
-        found = _time_if_right(clock, name, call, oracle, limit)
-        if found:
+        found = _time_if_right(clock, call, oracle, limit)
+        if isinstance(found, str):
+            left_out.append(f"{name}: {found}")
+        else:
             rivals[name] = found
     if not rivals:
         raise ArithmeticError(f"{cell} L={rows.L}: no reference of this torch is right")
@@ -245,23 +250,23 @@ def measure(clock: ColdClock, cell: str, rows: Rows, aim: Goal, flags: Flags) ->
     low = (strongest - strongest_spread) / (ours + spread)
     return Line(
         cell, rows.K.shape[-1], rows.L, rows.bytes_read(), floor, ours, spread, floor / ours,
-        name, strongest, strongest / ours, low, plain, error, "+".join(kernels),
+        name, strongest, strongest / ours, low, plain, "; ".join(left_out),
+        error, "+".join(kernels),
         missed(aim, floor / ours, low, plain / ours),
         torch.cuda.get_device_name(), torch.__version__, triton.__version__,
     )  # fmt: skip
 
 
 def _time_if_right(
-    clock: ColdClock, name: str, call: Callable[[], Tensor], oracle: Tensor, limit: float
-) -> tuple[float, float] | None:
+    clock: ColdClock, call: Callable[[], Tensor], oracle: Tensor, limit: float
+) -> tuple[float, float] | str:
+    """What the clock says, or why it was not asked."""
     try:
         if worst(call()[: len(oracle)], oracle) <= limit:
             return clock.microseconds(call)
-        print(f"  {name}: wrong", file=sys.stderr)
     except Exception as failure:  # noqa: BLE001 - what a reference cannot do is not ours
-        print(f"  {name}: {type(failure).__name__}", file=sys.stderr)
-        torch.cuda.synchronize()
-    return None
+        return type(failure).__name__
+    return "wrong"
 
 
 def show(line: Line) -> None:

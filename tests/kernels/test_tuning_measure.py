@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from selection_cases import DEVICE, assert_matches, triton_flags
 
 from benchmarks import rows as benchmark
+from kernels import tune
 from kernels.measure import Rows, dense_rows, ranges_rows, varlen_rows, worst
+from kernels.selection.tuning import Entry, LaunchParams
 
 LIKE = torch.empty(0, dtype=torch.float16, device=DEVICE)
 MADE = {
@@ -92,3 +95,63 @@ def test_refuses_without_a_gpu(capsys, tmp_path):
     assert benchmark.main(["--csv", str(tmp_path / "rows.csv")]) == 2
     assert "no CUDA device" in capsys.readouterr().err
     assert not (tmp_path / "rows.csv").exists()
+
+
+class TickingClock:
+    """Runs each call once; the first takes 10 us, each later one a little less."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def microseconds(self, call):
+        call()
+        self.calls += 1
+        return 10.0 - 0.01 * self.calls, 0.1
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """What `torch.cuda` would say of a card; only the clock is not real beside it."""
+    properties = SimpleNamespace(shared_memory_per_block_optin=227 * 1024)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device=None: properties)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a card")
+
+
+@pytest.mark.parametrize("form", ["dense", "varlen", "ranges"])
+def test_tuning_checks_times_and_says_where_an_entry_comes_from(form, card, monkeypatch):
+    monkeypatch.setattr(tune, "N", 2)
+    monkeypatch.setattr(tune, "CHECKED_ROWS", 1)
+    tried = [LaunchParams(16, 32, 1, 2), LaunchParams(16, 64, 2, 2)]
+    monkeypatch.setattr(tune, "candidates", lambda request, shared: tried)
+    entry = tune._measure(TickingClock(), form, LIKE, 16, 32, 8, 64)
+    assert (entry.arch, entry.kernel, entry.bits, entry.D, entry.Dv) == ("9.0", form, 16, 16, 32)
+    assert (entry.H, entry.L) == (16, 64)
+    assert entry.source.startswith("measured: a card, torch ")
+    assert Entry.from_json(entry.to_json()) == entry
+
+
+def test_tuning_leaves_out_what_is_wrong(card, monkeypatch, capsys):
+    monkeypatch.setattr(tune, "N", 2)
+    monkeypatch.setattr(tune, "CHECKED_ROWS", 1)
+    monkeypatch.setattr(tune, "candidates", lambda request, shared: [])
+    monkeypatch.setattr(tune, "worst", lambda out, oracle: math.inf)
+    assert tune._measure(TickingClock(), "dense", LIKE, 16, 16, 8, 64) is None
+    assert "wrong by inf" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_cell_is_checked_before_it_is_timed(name, card, monkeypatch):
+    monkeypatch.setattr(benchmark, "PROBE_WIDTHS", (16,))
+    monkeypatch.setattr(benchmark, "PROBE_WARPS", (1,))
+    rows, aim = MADE[name](), benchmark.Goal(0.9, 1.5)
+    line = benchmark.measure(TickingClock(), name, rows, aim, triton_flags())
+    assert line.bytes == rows.bytes_read()
+    assert line.kernels.endswith("fwd.group")
+    assert "x the strongest, goal 1.50" in line.missed
+    assert 0 < line.max_err < 4e-3
+    if DEVICE.type == "cpu":
+        assert ".cudnn: RuntimeError" in line.left_out
+    monkeypatch.setattr(Rows, "triton", lambda self, flags: self.oracle().half() + 1)
+    with pytest.raises(ArithmeticError, match="the kernel errs"):
+        benchmark.measure(TickingClock(), name, rows, aim, triton_flags())
