@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -104,7 +105,13 @@ def execute(prepared: Prepared, runs_dir: Path, ports: Ports) -> Finished:
     paths = runs.create(runs_dir, plan, prepared.diff, prepared.manifest)
     events = EventLog(paths.events, ports.listeners)
     with writing(paths):
-        events.append("run.created", run=plan.run_id, directory=str(paths.root), pod=plan.pod.name)
+        events.append(
+            "run.created",
+            run=plan.run_id,
+            directory=str(paths.root),
+            pod=plan.pod.name,
+            plan_sha256=hashlib.sha256(paths.plan.read_bytes()).hexdigest(),
+        )
         if plan.inherits is not None:
             events.append("run.inherits", **plan.inherits.model_dump())
         return _to_the_end(plan, paths, events, ports)

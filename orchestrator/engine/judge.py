@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from functools import cached_property
 from pathlib import Path
 
+from orchestrator.engine.history import History
 from orchestrator.engine.inherited import Inherited
 from orchestrator.engine.step_gates import bench_rows, gates_of
 from orchestrator.engine.variants import adopt, best, judge_variants
@@ -33,7 +34,6 @@ from orchestrator.models.verdict import (
     worst,
 )
 from orchestrator.store import runs
-from orchestrator.store.events import read_events
 from orchestrator.store.paths import RunPaths
 
 _NOT_INFRA = (Reason.NOT_LANDED, Reason.NOT_RUN)
@@ -70,37 +70,6 @@ def judge(
     return _Judge(paths, inherited, landing=landing).run()
 
 
-class _Events:
-    """What the log says beyond the results: what was skipped, and how the run ended."""
-
-    def __init__(self, paths: RunPaths) -> None:
-        self.phases: dict[int, str] = {}
-        self.steps: dict[str, str] = {}
-        self.error: Obstacle | None = None
-        for event in read_events(paths.events):
-            phase, why = event.data.get("phase"), str(event.data.get("why", "no reason is given"))
-            if event.name == "phase.skipped" and isinstance(phase, int):
-                self.phases[phase] = why
-            elif event.name == "phase.started" and isinstance(phase, int):
-                self.phases.pop(phase, None)
-            elif event.name == "step.skipped":
-                self.steps[str(event.data.get("step"))] = why
-            elif event.name == "step.started":
-                self.steps.pop(str(event.data.get("step")), None)
-            elif event.name == "run.error":
-                message = str(event.data.get("message", "the run ended in an error"))
-                self.error = Obstacle(reason=_reason(event.data.get("reason")), message=message)
-            elif event.name == "run.resumed":
-                self.error = None
-
-
-def _reason(value: object) -> Reason:
-    try:
-        return Reason(value)
-    except ValueError:
-        return Reason.POD_ERROR
-
-
 class _Judge:
     """Judges phase by phase; a decision sees the gates of all phases before it."""
 
@@ -109,7 +78,7 @@ class _Judge:
         self._plan: RunPlan = runs.read_plan(paths)
         self._inherited = inherited
         self._landing = landing
-        self._events = _Events(paths)
+        self._history = History(paths)
         self._phases: list[PhaseJudgement] = []
         self._variants: list[VariantJudgement] = []
         self._adopted: str | None = None
@@ -122,7 +91,7 @@ class _Judge:
             self._phases.append(self._phase(phase))
         counting = [p for p in self._phases if p.superseded is None]
         verdicts = [phase.verdict for phase in counting if phase.verdict is not None]
-        error = self._events.error
+        error = self._history.error
         if error is not None:
             verdicts.append(Verdict.NOT_VERIFIED if error.reason in _NOT_INFRA else Verdict.INFRA)
         deciding = self._deciding()
@@ -149,8 +118,8 @@ class _Judge:
         head = {"id": phase.id, "name": phase.name, "title": phase.title}
         if self._landing and any(isinstance(step, LandStep) for step in phase.steps):
             return PhaseJudgement(**head, verdict=None, skipped=BEING_LANDED)
-        if phase.id in self._events.phases:
-            return PhaseJudgement(**head, verdict=None, skipped=self._events.phases[phase.id])
+        if phase.id in self._history.phases:
+            return PhaseJudgement(**head, verdict=None, skipped=self._history.phases[phase.id])
         self._decisions.pop(None, None)
         steps: list[StepJudgement] = []
         for step in phase.steps:
@@ -220,8 +189,8 @@ class _Judge:
 
     def _step(self, phase: Phase, step: Step, before: list[StepJudgement]) -> StepJudgement:
         result = runs.read_result(self._paths, phase.id, step.id)
-        if step.id in self._events.steps:
-            gates = [not_run(f"step {step.id}", f"Skipped: {self._events.steps[step.id]}.")]
+        if step.id in self._history.steps:
+            gates = [not_run(f"step {step.id}", f"Skipped: {self._history.steps[step.id]}.")]
         elif isinstance(step, DecideStep):
             gates = [self._decide(step, before)]
         elif result is None:
@@ -229,7 +198,9 @@ class _Judge:
         elif result.error is not None and not isinstance(step, ProvisionStep | LandStep):
             gates = [infra(f"step {step.id}", result.error)]
         else:
+            altered = self._history.altered(self._plan.run_id, result)
             gates = gates_of(self._plan, self._paths, step, result, self._gpus)
+            gates = [altered, *gates] if altered is not None else gates
             gates = [waived(gate, self._plan.waivers) for gate in gates]
         return StepJudgement(
             phase=phase.id,
@@ -298,7 +269,7 @@ class _Judge:
         try:
             facts = runs.read(self._paths.facts, Facts)
         except StoreError:
-            return None
+            return self._history.gpus
         known = facts.system is not None and facts.system.gpu_error is None
         names = [gpu.name for gpu in facts.system.gpus] if facts.system else []
         told: list[object] = [facts.device.model_dump()] if facts.device else []
@@ -325,11 +296,11 @@ class _Judge:
             for gate in step.gates:
                 if gate.verdict is Verdict.PASS or gate.gate == "decision":
                     continue
-                if step.step in self._events.steps:
+                if step.step in self._history.steps:
                     continue  # skipped for a reason, which the phase shows
                 assert gate.reason is not None  # noqa: S101 - the model demands it
                 found.append(Obstacle(reason=gate.reason, message=f"{gate.gate}: {gate.message}"))
-        error = self._events.error
+        error = self._history.error
         if error is not None and error.reason not in {obstacle.reason for obstacle in found}:
             found.insert(0, error)
         deciding = self._deciding()

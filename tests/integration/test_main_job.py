@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -171,3 +172,32 @@ def test_an_interrupted_run_leaves_nothing_running(lab: Lab, number: signal.Sign
     assert lab.leftovers() == []
     status = json.loads(lab.call("status", "--json").stdout)
     assert status["verdict"] != "PASS"
+
+
+def test_what_was_changed_after_the_run_is_not_believed(lab: Lab) -> None:
+    done = lab.run("--phase", "0-2")
+    assert done.code == 0, done.stderr
+    step = done.run / "phase-2/dense/1"
+    csv, result, plan = (
+        step / "artifacts/sel_dense.csv",
+        step / "result.json",
+        done.run / "run.json",
+    )
+    kept = {path: path.read_bytes() for path in (csv, result, plan)}
+    csv.write_bytes(kept[csv].replace(b"\n", b"\r\n"))
+    before, after = (hashlib.sha256(data).hexdigest() for data in (kept[csv], csv.read_bytes()))
+    result.write_bytes(kept[result].replace(before.encode(), after.encode()))
+    status = json.loads(lab.call("status", "--json").stdout)
+    assert status["verdict"] == "INVALID"
+    assert "had another SHA-256 when it was pulled" in json.dumps(status)
+    for path in (csv, result):
+        path.write_bytes(kept[path])
+    (done.run / "facts.json").unlink()  # the log still knows which card the pod has
+    assert json.loads(lab.call("status", "--json").stdout)["verdict"] == "PASS"
+    events = done.run / "events.jsonl"
+    events.write_bytes(events.read_bytes().replace(b"RTX 4090", b"RTX 3090"))
+    assert json.loads(lab.call("status", "--json").stdout)["verdict"] == "INVALID"
+    plan.write_bytes(kept[plan].replace(b'"margin": 1.2', b'"margin": 1.1'))
+    refused = lab.call("status")
+    assert refused.code != 0
+    assert "was changed after the run began" in refused.stderr

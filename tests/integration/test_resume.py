@@ -108,7 +108,8 @@ def test_fetch_pulls_again_what_was_lost_here(lab: Lab) -> None:
     (done.run / "phase-1/parity/1/log").unlink()
     fetched = json.loads(lab.call("fetch", "--json").stdout)
     assert {artifact["path"] for artifact in fetched} == {
-        "parity.xml", "sel_dense.csv", "sel_varlen.csv",
+        "parity.xml", "telemetry.csv", "sel_dense.csv", "sel_dense.canary.csv", "sel_varlen.csv",
+        "sel_varlen.canary.csv",
     }  # fmt: skip
     assert csv.read_bytes() == content
     assert b"collecting" in (done.run / "phase-1/parity/1/log").read_bytes()
