@@ -23,6 +23,11 @@ _ASSUMED = {
     )
     for missing in itertools.product((False, True), repeat=3)
 }
+_ROUNDED = 0.01
+"""Of bytes and FLOPs: what writing them with few digits may change."""
+_UNIFORM = "uniform"
+"""What the benchmark's `--ragged` writes into `ragged`."""
+_SIGMAS = 6
 _TERA_MS = 1e9
 """A tera per second is a giga per millisecond."""
 
@@ -40,6 +45,8 @@ class Shaped(Protocol):
     def Dv(self) -> int | None: ...  # noqa: D102, N802
     @property
     def L(self) -> int | None: ...  # noqa: D102, N802
+    @property
+    def nspans(self) -> int | None: ...  # noqa: D102
     @property
     def dtype(self) -> str | None: ...  # noqa: D102
     @property
@@ -91,8 +98,8 @@ def work_of(row: Shaped) -> Work | tuple[str, ...]:
 
     What is missing and can only make the work larger (H, Dv, dtype) is taken at its smallest: a
     time that is impossible for that is impossible for more. Where rows differ in length, or share
-    one cache, only the writer knows the bytes; its column `bytes` may lower the formula's, never
-    raise it.
+    one cache, only the writer knows the work: its columns `bytes` and `flops` are taken, between
+    the least that such rows can have and the formula.
     """
     N, H, D, Dv, L = row.N, row.H, row.D, row.Dv, row.L  # noqa: N806
     if not (N and D and L):
@@ -104,13 +111,41 @@ def work_of(row: Shaped) -> Work | tuple[str, ...]:
         return most
     if row.bytes is None or not 0 < row.bytes < math.inf:
         return ("bytes",)
-    least = min(int(row.bytes), most.bytes)
-    told = row.flops if row.flops is not None and 0 < row.flops < math.inf else 0
+    selected = _least_selected(row, N, L)
+    least = work(N, H or 1, D, Dv or 0, selected, most.dtype)
+    # rows that share a cache may all select the same keys: those of the longest row
+    distinct = L if row.form == "decode" else selected
+    fewest = work(N, H or 1, D, Dv or 0, distinct, most.dtype).bytes
+    told = min(max(int(row.bytes), fewest), most.bytes)
+    flops = row.flops if row.flops is not None and 0 < row.flops < math.inf else 0
     return most._replace(
-        bytes=least,
-        read_bytes=max(least - (most.bytes - most.read_bytes), 0),
-        flops=int(min(told, most.flops)),
+        bytes=told,
+        read_bytes=told - (most.bytes - most.read_bytes),
+        flops=min(max(int(flops), least.flops), most.flops),
     )
+
+
+def misstated(row: Shaped, todo: Work) -> str | None:
+    """How `bytes` or `flops` of a row of this project differ from any that its shape can have."""
+    for name, told, known in (("bytes", row.bytes, todo.bytes), ("flops", row.flops, todo.flops)):
+        if told is not None and abs(told - known) > _ROUNDED * known:
+            return f"{name} is {told:g}, which rows of that shape cannot have: {known:g} can"
+    return None
+
+
+def _least_selected(row: Shaped, N: int, L: int) -> int:  # noqa: N803
+    """Keys that all rows select together, at least: one row is the longest."""
+    if row.ragged in (None, "equal"):
+        return N * L if row.ragged else L + N - 1
+    spans = min(row.nspans or 1, L)
+    if row.dist == "mixed":
+        spans = 1
+    if row.ragged != _UNIFORM:
+        return L + (N - 1) * spans
+    # lengths drawn evenly between the spans and L: their sum is known but for chance
+    mean = (N - 1) * (spans + L) / 2
+    deviation = math.sqrt((N - 1) / 12) * (L - spans)
+    return L + max((N - 1) * spans, int(mean - _SIGMAS * deviation))
 
 
 def _every_row_has_its_own(row: Shaped) -> bool:

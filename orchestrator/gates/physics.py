@@ -19,6 +19,7 @@ from orchestrator.evidence.roofline import (
     dram_bound,
     dram_ms,
     implied_tb_per_s,
+    misstated,
     warm_bound,
     work_of,
 )
@@ -87,6 +88,7 @@ class _Judge:
         self._families: dict[str, list[tuple[Work, Timed]]] = {}
         self._impossible: list[tuple[float, Time, Bound, Card]] = []
         self._unreal: list[str] = []
+        self._misstated: list[str] = []
         self._cached: list[Time] = []
         self._missing: Counter[str] = Counter()
         self._assumed: Counter[tuple[str, ...]] = Counter()
@@ -106,6 +108,8 @@ class _Judge:
             self._families.setdefault(row.family, []).append((work, row))
             if work.assumed:
                 self._assumed[work.assumed] += 1
+            elif row.bytes != work.bytes or row.flops != work.flops:
+                self._take_claim(row, work)
         columns, getter = times_of(self._columns, row.level, row.basis)
         times = getter(row)
         cold = dram_ms(work, card) if card is not None and isinstance(work, Work) else 0.0
@@ -123,6 +127,11 @@ class _Judge:
                     self._suspect(Time(row, column, ms, work), card)
                 if self._closest is None or cold > self._closest[0] * ms:
                     self._closest = (cold / ms, Time(row, column, ms, work), card)
+
+    def _take_claim(self, row: Timed, work: Work) -> None:
+        # what others call bytes may be something else: a row of ours says ragged and form
+        if row.ragged and row.form and (said := misstated(row, work)):
+            self._misstated.append(f"{row.where} ({cell_name(row)}): {said}")
 
     def _plain(self, times: Sequence[float | None], cold: float) -> bool:
         """Whether all are there, and none is remarkable: most rows are done with at this point."""
@@ -184,6 +193,15 @@ class _Judge:
             )
         if self._impossible:
             found.append(self._say_impossible())
+        if self._misstated:
+            found.append(
+                Finding(
+                    Verdict.INVALID,
+                    Reason.IMPOSSIBLE,
+                    f"{listed(self._misstated, 1)}.",
+                    "Look at how the benchmark counts the work: the limit rests on it.",
+                )
+            )
         flat, self._launch_bound = flatness(self._families.values(), self._columns, self._card_of)
         found += flat
         if self._missing:

@@ -17,8 +17,11 @@ def judged(*rows, **options: object) -> GateResult:
 
 
 def cell(length: int, **changes: object) -> dict[str, object]:
-    """A good row with some columns changed, and no others."""
-    return {**row("dense", length), **changes}
+    """A good row with some columns changed, and its work; no others."""
+    values = {**row("dense", length), **changes}
+    N, H, D, Dv, L = (int(values[name]) for name in ("N", "H", "D", "Dv", "L"))  # noqa: N806
+    counted = {"bytes": N * (L + H) * (D + Dv) * 2, "flops": 2 * N * H * L * (D + Dv)}
+    return {**values, **counted, **changes}
 
 
 def family(**changes: object):
@@ -59,6 +62,26 @@ def test_more_computing_than_the_tensor_cores_can_do_is_invalid() -> None:
     found = judged(cell(1024, H=2048, **times))
     assert found.verdict is Verdict.INVALID
     assert "165.2 TFLOP/s" in found.message
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"ragged": "uniform"},
+        {"ragged": "1..L", "form": "decode"},
+        {"form": "decode"},
+        {"ragged": "equal", "form": "rows"},
+    ],
+    ids=str,
+)
+def test_a_claim_of_no_work_makes_nothing_possible(claim: dict[str, str]) -> None:
+    lie = cell(1024, **claim, bytes=1, flops=1)
+    found = judged(lie)
+    assert (found.verdict, found.reason) == (Verdict.INVALID, Reason.IMPOSSIBLE)
+    assert "bytes is 1, which rows of that shape cannot have" in found.message
+    times = {name: value / 1e4 for name, value in lie.items() if name.endswith("_ms") and value}
+    times |= {"began_ms": lie["began_ms"], "ended_ms": lie["ended_ms"]}
+    assert "cannot be true" in judged({**lie, **times}).message
 
 
 def test_a_set_that_fits_in_l2_needs_proof_of_a_flush() -> None:

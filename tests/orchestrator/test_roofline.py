@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from orchestrator.evidence.cards import CARDS, find_card
@@ -10,6 +12,7 @@ from orchestrator.evidence.roofline import (
     Work,
     dram_bound,
     implied_tb_per_s,
+    misstated,
     warm_bound,
     work,
     work_of,
@@ -61,6 +64,52 @@ def test_only_the_writer_knows_the_bytes_of_ragged_and_shared_keys() -> None:
     assert isinstance(more, Work)
     assert ragged.bytes == 10**8
     assert more.bytes == full.bytes, "a claim never raises the limit"
+
+
+@pytest.mark.parametrize(
+    ("columns", "read", "selected"),
+    [
+        ({"form": "decode", "ragged": "equal"}, 1024, 1024 * 1024),
+        ({"form": "decode", "ragged": "1..L"}, 1024, 1024 + 1023),
+        ({"ragged": "1..L"}, 1024 + 1023, 1024 + 1023),
+        ({"ragged": "1..L", "nspans": 8}, 1024 + 1023 * 8, 1024 + 1023 * 8),
+        ({"ragged": "1..L", "nspans": 8, "dist": "mixed"}, 1024 + 1023, 1024 + 1023),
+        ({"dist": "mixed"}, 1024 + 1023, 1024 + 1023),
+    ],
+)
+def test_a_claim_never_falls_below_what_such_rows_need(columns, read, selected) -> None:
+    """The longest row's keys, one for each span of the others, Q and the output."""
+    found = work_of(cell(bytes=1.0, flops=1.0, **columns))
+    assert isinstance(found, Work)
+    assert found.bytes == work(1024, 4, 64, 64, read, "fp16").bytes
+    assert found.read_bytes == work(1024, 4, 64, 64, read, "fp16").read_bytes
+    assert found.flops == work(1024, 4, 64, 64, selected, "fp16").flops
+
+
+def test_lengths_drawn_evenly_add_up_to_half_but_for_chance() -> None:
+    full, found = work_of(cell()), work_of(cell(ragged="uniform", bytes=1.0))
+    assert isinstance(full, Work)
+    assert isinstance(found, Work)
+    assert 0.4 * full.bytes < found.bytes < 0.5 * full.bytes
+    for seed in range(200):
+        rng = random.Random(seed)
+        keys = 1024 + sum(rng.randint(1, 1024) for _ in range(1023))
+        assert work(1024, 4, 64, 64, keys, "fp16").bytes > found.bytes
+
+
+def test_a_claim_that_the_shape_cannot_have_is_told() -> None:
+    equal = {"ragged": "equal", "form": "rows"}
+    for columns, told in (
+        ({**equal, "bytes": 1.0}, "bytes is 1"),
+        ({**equal, "bytes": 2.7e8, "flops": 1e12}, "flops is 1e+12"),
+        ({**equal, "form": "decode", "bytes": 1.0}, "bytes is 1"),
+        ({**equal, "bytes": 2.69e8}, None),
+    ):
+        row = cell(**columns)
+        todo = work_of(row)
+        assert isinstance(todo, Work)
+        assert (misstated(row, todo) or "").startswith(told or ""), columns
+        assert bool(misstated(row, todo)) is bool(told)
 
 
 def test_a_claim_of_few_bytes_does_not_lower_the_limit_of_equal_rows() -> None:
