@@ -53,8 +53,11 @@ def candidates(level: str, device: torch.device) -> list[Reference]:
         Reference(f"{layout}.{backend}", functools.partial(_packed, attend))
         for (layout, backend), attend in _ATTENDS.items()
     ]
+    # elsewhere varlen_attn does not exist, and flex_attention needs a C++ compiler and minutes;
+    # to import either loads torch's compiler
+    on_cuda = device.type == "cuda"
     if level == "kernel":
-        return [*packed, Reference("varlen_attn", _varlen)]
+        return [*packed, Reference("varlen_attn", _varlen)] if on_cuda else packed
     found = [
         Reference(f"{gather}+{layout}.{backend}", functools.partial(_gathered, gather, attend))
         for gather in _GATHERS
@@ -64,8 +67,8 @@ def candidates(level: str, device: torch.device) -> list[Reference]:
         Reference(f"mask+{layout}.{backend}", functools.partial(_masked, attend))
         for (layout, backend), attend in _ATTENDS.items()
     ]
-    found.append(Reference("pack+varlen_attn", _packed_varlen))
-    if device.type == "cuda":  # elsewhere it needs a C++ compiler, and minutes
+    if on_cuda:
+        found.append(Reference("pack+varlen_attn", _packed_varlen))
         found.append(Reference("flex_attention", _flex))
     return found
 

@@ -5,17 +5,15 @@ Shared by the tests and the benchmark, so that both refuse the same wrong refere
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 PROBE_CHANGE = 1e-3
 """Least change of an output that counts as one. The probe's own changes are far larger."""
-
-
 ROUNDINGS = 4
 """Roundings of the largest output by which a kernel may miss more than the reference does."""
 
@@ -50,23 +48,36 @@ def max_err_limit(reference_err: float, expected: Tensor, dtype: torch.dtype) ->
     return 2 * reference_err + ROUNDINGS * torch.finfo(dtype).eps * largest
 
 
-@contextlib.contextmanager
-def unwritten_is_nan() -> Iterator[None]:
-    """Uninitialised memory starts as NaN, so that what a kernel fails to write is seen."""
-    before = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-        torch.utils.deterministic.fill_uninitialized_memory,
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # operations without a deterministic form are fine here
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = True
-        try:
-            yield
-        finally:
-            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-            torch.utils.deterministic.fill_uninitialized_memory = before[2]
+class UnwrittenIsNan(TorchFunctionMode):
+    """Memory allocated from Python starts as NaN, so that what a kernel fails to write is seen.
+
+    For launchers. What torch's own operations allocate in C++ is not seen, and a compiled function
+    does not run under a mode; `torch.use_deterministic_algorithms` would fill that too, but it
+    imports the compiler, for seconds, even on a CPU.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func in _UNINITIALISED and made.is_floating_point():
+            with torch.no_grad():
+                made.fill_(torch.nan)
+        return made
+
+
+_UNINITIALISED = {
+    torch.empty,
+    torch.empty_like,
+    torch.empty_strided,
+    torch.empty_permuted,
+    Tensor.new_empty,
+    Tensor.new_empty_strided,
+}
 
 
 def ignored_keys(

@@ -7,6 +7,8 @@ import os
 import pytest
 import torch
 
+from kernels.selection.checks import UnwrittenIsNan
+
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
@@ -17,12 +19,7 @@ def seeded():
 
 
 @pytest.fixture
-def nan_empty(monkeypatch):
+def nan_empty():
     """Outputs start as NaN, so that an element the kernel does not write is seen."""
-    empty = torch.empty
-
-    def poisoned(*args, **kwargs):
-        made = empty(*args, **kwargs)
-        return made.fill_(float("nan")) if made.is_floating_point() else made
-
-    monkeypatch.setattr(torch, "empty", poisoned)
+    with UnwrittenIsNan():
+        yield

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from kernels.bench.machine import this_machine
 from kernels.bench.options import parse
 from kernels.bench.references import Reference
 from kernels.bench.workloads import build
+from kernels.selection.checks import UnwrittenIsNan
 from kernels.selection.flags import Flags
 
 # each iteration runs in Triton's interpreter: as many as there are copies of the inputs
@@ -250,11 +253,30 @@ class TestKernelIsRefused:
         assert row["status"] == "error: at kernel level no Triton kernel was launched"
         assert row["kernel"] == ""
 
+    @pytest.mark.parametrize("level", ["kernel", "operator"])
+    @pytest.mark.parametrize("dist", ["few", "many"])
+    def test_that_leaves_its_last_row_unwritten(self, dist, level, monkeypatch):
+        """The programs of that row are not started: what was in memory before would be its answer,
+        and that may well be the reference's."""
+        launch = cells.op.launch_rows
+
+        def short(name, plan, *args, **kwargs):
+            launch(name, replace(plan, rows=plan.rows - 1), *args, **kwargs)
+
+        monkeypatch.setattr(cells.op, "launch_rows", short)
+        made = inputs("--dist", dist)
+        right = trial.check(references.shipped(level).run, made.at(level), made.oracle(), 1)
+        run = cells.triton_side(level, Flags.from_env())
+        found = trial.check(run, made.at(level), made.oracle(), 1, reference=right)
+        assert math.isnan(found.mae)
+        assert found.wrong
+        assert found.launched
+
     def test_that_does_not_write_its_output(self, monkeypatch):
         kernel_as(monkeypatch, lambda real: lambda part: torch.empty_like(real(part)))
         row = cell()
         assert "the kernel" in row["status"]
-        assert not row["mae"] <= 1e-3
+        assert math.isnan(row["mae"])
 
     def test_that_stops_working_once_it_was_checked(self, monkeypatch):
         """Launches as before, but returns memory in which it has written nothing."""
@@ -356,6 +378,23 @@ class TestKernelIsRefused:
         kernel_as(monkeypatch, wrap)
         row = cell()
         assert row["status"].startswith("error: the timed calls of kernel level: triton launched")
+
+
+def test_unwritten_is_nan_however_it_is_allocated():
+    like = torch.ones(2, 3)
+    with UnwrittenIsNan():
+        made = [
+            torch.empty(2, 3),
+            torch.empty(2, 3, requires_grad=True),
+            torch.empty_like(like),
+            torch.empty_strided((2, 3), (3, 1), dtype=torch.float16),
+            like.new_empty(2, 3),
+            like.new_empty_strided((2, 3), (3, 1)),
+        ]
+        assert torch.empty(2, dtype=torch.int64).dtype == torch.int64
+        assert not torch.ones(2).isnan().any()
+    assert all(tensor.isnan().all() for tensor in made)
+    assert made[1].requires_grad
 
 
 def test_swapped_sides(monkeypatch):
