@@ -183,9 +183,9 @@ def _judge_bench(
     except EvidenceError as error:
         return [malformed(f"bench {name}", error)]
     rows += found
-    l2 = canary.l2_tb_per_s if canary else None
+    l2, launch_us = (canary.l2_tb_per_s, canary.launch_us) if canary else (None, None)
     return [
-        physics_gate(name, found, device=device, l2_tb_per_s=l2),
+        physics_gate(name, found, device=device, l2_tb_per_s=l2, launch_us=launch_us),
         *gates,
         machine_gate(name, found, telemetry, canary),
     ]

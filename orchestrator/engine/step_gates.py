@@ -141,8 +141,8 @@ def _bench_gates(gate: BenchGate, read: Read, gpus: Sequence[str] | None) -> lis
         telemetry = _optional(read, TELEMETRY, parse_telemetry)
     except EvidenceError as error:
         return [*gates, malformed(f"machine {gate.file}", error)]
-    l2 = canary.l2_tb_per_s if canary else None
-    gates.append(physics_gate(gate.file, table.rows, l2_tb_per_s=l2))
+    l2, launch_us = (canary.l2_tb_per_s, canary.launch_us) if canary else (None, None)
+    gates.append(physics_gate(gate.file, table.rows, l2_tb_per_s=l2, launch_us=launch_us))
     gates.append(machine_gate(gate.file, table.rows, telemetry, canary))
     return gates
 

@@ -46,6 +46,12 @@ class Canary:
         ]
         return max(found, default=None)
 
+    @property
+    def launch_us(self) -> float | None:
+        """Shortest launch that was measured; None where it was not."""
+        found = [p.value for p in self.probes if p.probe == "launch" and p.unit.lower() == "us"]
+        return min(found, default=None)
+
 
 def parse_canary(data: bytes, name: str = "canary.csv") -> Canary:
     """Read `<stem>.canary.csv`.

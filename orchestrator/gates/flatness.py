@@ -16,17 +16,25 @@ GROWN = 3.0
 """Growth of the bytes from which on the time has to show it."""
 _SHARE = 0.5
 """Of the time, that the added bytes alone must need before a flat tail is held against it."""
+_SHOWN = 0.2
+"""The same where all lengths are flat: with so much more to read, more than `FLAT` must show."""
 NEAR_FLOOR = 3.0
+SEVERAL_LAUNCHES = 32
+"""Floors that one call may take before it reads: a gathering reference launches a dozen kernels,
+each longer than an empty one."""
 UNMEASURED_FLOOR_MS = 0.010
 """Where nobody measured the launch floor: one eager PyTorch call with its dispatch."""
+TRUSTED = 2.0
+"""How far a row's launch floor may lie from the canary's and be believed."""
 
 
 def flatness(
     families: Iterable[list[tuple[Work, Timed]]],
     columns_there: tuple[str, ...],
     card_of: Callable[[Timed], Card | None],
+    launch_us: float | None = None,
 ) -> tuple[list[Finding], list[str]]:
-    """Look at each side of each family.
+    """Look at each side of each family. `launch_us` is the launch floor that the canary measured.
 
     Returns:
         What is wrong, and the times that are flat because it is the launch that they measure.
@@ -52,7 +60,7 @@ def flatness(
             ]
             if (
                 len(times) > 1
-                and (found := _flat(times, card_of(last_row), launch_bound)) is not None
+                and (found := _flat(times, card_of(last_row), launch_us, launch_bound)) is not None
             ):
                 flat.setdefault(found[0], []).append(found[1])
     findings = []
@@ -70,16 +78,16 @@ def flatness(
     if Verdict.NOT_VERIFIED in flat:
         findings.append(
             unverified(
-                f"{listed(flat[Verdict.NOT_VERIFIED], 2)}: it may be the launch that was "
-                "timed, but the launch floor was not measured (launch_us).",
-                "Measure the launch floor of the device, or larger cells.",
+                f"{listed(flat[Verdict.NOT_VERIFIED], 2)}: so few bytes do not show beside the "
+                "launches (launch_us), or whatever else was timed.",
+                "Measure larger cells, and the launch floor of the device (launch_us).",
             )
         )
     return findings, launch_bound
 
 
 def _flat(
-    times: Sequence[Time], card: Card | None, launch_bound: list[str]
+    times: Sequence[Time], card: Card | None, measured_us: float | None, launch_bound: list[str]
 ) -> tuple[Verdict, str] | None:
     """Whether the largest cell takes no longer than a much smaller one."""
     first, last = times[0], times[-1]
@@ -95,11 +103,22 @@ def _flat(
             f"L={time.row.L} and {last.ms:g} ms at L={last.row.L}, with "
             f"{last.work.bytes / time.work.bytes:.3g} times the bytes"
         )
-        floor_us = last.row.launch_us
-        if floor_us is not None and last.ms <= NEAR_FLOOR * floor_us / 1e3:
+        floor_us = _floor(last.row.launch_us, measured_us)
+        hidden = extra < _SHOWN
+        launches = SEVERAL_LAUNCHES if hidden else NEAR_FLOOR
+        if floor_us is not None and last.ms <= launches * floor_us / 1e3:
             launch_bound.append(f"{cell_name(last.row)}, {last.side}")
             return None
         unmeasured = floor_us is None and last.ms <= NEAR_FLOOR * UNMEASURED_FLOOR_MS
         # at the floor or not, the added bytes alone must not need longer than it all took
-        return (Verdict.NOT_VERIFIED if unmeasured and extra < 1 else Verdict.INVALID, said)
+        unsure = hidden or (unmeasured and extra < 1)
+        return (Verdict.NOT_VERIFIED if unsure else Verdict.INVALID, said)
     return None
+
+
+def _floor(told_us: float | None, measured_us: float | None) -> float | None:
+    """The row's launch floor, unless the canary's says otherwise."""
+    if told_us is None or measured_us is None:
+        return told_us
+    near = measured_us / TRUSTED <= told_us <= measured_us * TRUSTED
+    return told_us if near else measured_us

@@ -45,10 +45,12 @@ def physics_gate(
     *,
     device: str | None = None,
     l2_tb_per_s: float | None = None,
+    launch_us: float | None = None,
 ) -> GateResult:
     """Judge every time of `rows`.
 
-    `device` names the card where a row does not; `l2_tb_per_s` is what the canary measured.
+    `device` names the card where a row does not; `l2_tb_per_s` and `launch_us` are what the canary
+    measured.
     """
     gate = f"physics {file}"
     ran = [row for row in rows if row.ok]
@@ -68,7 +70,7 @@ def physics_gate(
         for column in SIDES
         if column in REQUIRED or any(getattr(row, column) is not None for row in ran)
     )
-    judge = _Judge(file, there, device, l2_tb_per_s)
+    judge = _Judge(file, there, device, l2_tb_per_s, launch_us)
     for row in ran:
         judge.take(row)
     findings = judge.findings()
@@ -77,12 +79,18 @@ def physics_gate(
 
 class _Judge:
     def __init__(
-        self, file: str, columns: tuple[str, ...], device: str | None, l2_tb_per_s: float | None
+        self,
+        file: str,
+        columns: tuple[str, ...],
+        device: str | None,
+        l2_tb_per_s: float | None,
+        launch_us: float | None,
     ) -> None:
         self._file = file
         self._columns = columns
         self._device = device
         self._l2 = l2_tb_per_s
+        self._launch_us = launch_us
         self._cards: dict[str, Card | None] = {}
         self._rows = 0
         self._families: dict[str, list[tuple[Work, Timed]]] = {}
@@ -202,7 +210,9 @@ class _Judge:
                     "Look at how the benchmark counts the work: the limit rests on it.",
                 )
             )
-        flat, self._launch_bound = flatness(self._families.values(), self._columns, self._card_of)
+        flat, self._launch_bound = flatness(
+            self._families.values(), self._columns, self._card_of, self._launch_us
+        )
         found += flat
         if self._missing:
             found.append(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from evidence_samples import RTX_4090, bench_rows, interpreted, row
 
@@ -148,6 +150,35 @@ def test_flat_and_tiny_without_a_launch_floor_names_the_field() -> None:
     found = judged(*family(N=16, ref_ms=0.02, launch_us=None))
     assert found.verdict is Verdict.NOT_VERIFIED
     assert "launch_us" in found.message
+
+
+def decode(**changes: object):
+    """Honest figures of an H200: four rows of L keys from one cache, cold L2."""
+    ref = {64: 0.0271, 128: 0.0272, 256: 0.0275, 512: 0.0280, 1024: 0.0288}
+    tri = {64: 0.0029, 128: 0.0030, 256: 0.0034, 512: 0.0046, 1024: 0.0064}
+    times: dict[str, object] = {"tri_ms": tri.__getitem__, "ref_ms": ref.__getitem__}
+    times |= {name: tri.__getitem__ for name in ("kernel_tri_ms", "operator_tri_ms")}
+    for level, side in itertools.product(("kernel", "operator"), ("shipped", "strongest")):
+        times[f"{level}_{side}_ms"] = ref.__getitem__
+    shape = {"N": 4, "H": 16, "form": "decode", "device": "NVIDIA H200", "launch_us": 1.0}
+    return family(**{**shape, **times, **changes})
+
+
+def test_several_launches_may_hide_the_few_bytes_of_a_decode() -> None:
+    found = judged(*decode(), launch_us=1.1)
+    assert found.verdict is Verdict.PASS, found.message
+    assert any("the reference" in said for said in found.measured["launch_bound"])
+    slow = judged(*decode(ref_ms=0.15), launch_us=1.1)
+    assert slow.verdict is Verdict.NOT_VERIFIED
+    assert "so few bytes do not show" in slow.message
+
+
+def test_a_launch_floor_that_the_canary_denies_excuses_nothing() -> None:
+    small = family(N=16, ref_ms=0.15, launch_us=10.0)
+    assert judged(*small, launch_us=8.0).verdict is Verdict.PASS
+    found = judged(*small, launch_us=2.5)
+    assert found.verdict is Verdict.NOT_VERIFIED
+    assert "the reference takes 0.15 ms at L=64 and 0.15 ms" in found.message
 
 
 def test_order_of_rows_is_irrelevant() -> None:

@@ -92,7 +92,7 @@ def test_lengths_drawn_evenly_add_up_to_half_but_for_chance() -> None:
     assert isinstance(found, Work)
     assert 0.4 * full.bytes < found.bytes < 0.5 * full.bytes
     for seed in range(200):
-        rng = random.Random(seed)
+        rng = random.Random(seed)  # noqa: S311
         keys = 1024 + sum(rng.randint(1, 1024) for _ in range(1023))
         assert work(1024, 4, 64, 64, keys, "fp16").bytes > found.bytes
 
