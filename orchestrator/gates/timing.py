@@ -18,7 +18,14 @@ WEAK_FALLBACK = 1.1
 NOISE = 0.02
 """How far the A/A control may lie from 1, and operator times below kernel times: what medians of
 the same work differ by on a quiet card."""
+WIDEST_CONTROL = 0.2
+"""Width of the A/A control's interval from which on it shows nothing: it could not tell equal times
+from a speedup of the usual margin."""
 _ROUNDING = 0.01
+_DIGITS = 2e-5
+"""Relative difference of one number written twice, with six significant digits."""
+_SPREAD = 0.1
+"""Coefficient of variation from which on no interval of medians has no width."""
 _PRINTED_MS = 0.0005
 """The source project prints three decimals; our own files carry six significant digits."""
 _SETTLED = "yes"
@@ -35,6 +42,21 @@ _BOUNDS = {
     for level in LEVELS
     for basis in BASES
 }
+_OWN = ("tri_ms", "ref_ms", "speedup_lo", "speedup_hi")
+_own = attrgetter(*_OWN)
+_NAMED: dict[tuple[str | None, str | None], tuple[str, ...]] = {
+    (level, basis): (
+        f"{level}_tri_ms", f"{level}_{basis}_ms", f"{level}_{basis}_lo", f"{level}_{basis}_hi",
+    )
+    for level in LEVELS
+    for basis in BASES
+}  # fmt: skip
+"""What `_OWN` repeats, by level and basis."""
+_named = {key: attrgetter(*columns) for key, columns in _NAMED.items()}
+_REFERENCES = {
+    level: attrgetter(f"{level}_shipped_ms", f"{level}_strongest_ms") for level in LEVELS
+}
+_MIDDLES = {side: attrgetter(f"{side}_p10", f"{side}_ms", f"{side}_p90") for side in ("tri", "ref")}
 
 
 def ratio_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
@@ -54,8 +76,9 @@ def ratio_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
             f"{odd.where}: speedup {odd.speedup:g} is not ref_ms / tri_ms = {odd.ref_ms:g} / "
             f"{odd.tri_ms:g}{tail}."
         )
-    if outside := _outside(rows):
-        yield invalid(outside)
+    for found in (_untied(rows), _outside(rows), _off_middle(rows), _not_strongest(rows)):
+        if found:
+            yield invalid(found)
 
 
 def timing_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
@@ -76,6 +99,7 @@ def timing_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
         )
     yield from _sides(rows)
     yield from _control(rows)
+    yield from _widths(rows)
     yield from _cold(rows)
     weak = [(row, slower) for row in rows if (slower := _weakness(row)) > WEAK_FALLBACK]
     if weak:
@@ -118,10 +142,59 @@ def _outside(rows: Sequence[BenchRow]) -> str | None:
                 continue
             value = theirs / ours
             slack = _ROUNDING * value
+            if low <= 0:
+                return f"{row.where}: the lower bound of the {name}, {low:g}, is not above zero."
             if not low - slack <= value <= high + slack or low > high:
                 return (
                     f"{row.where}: {name} {value:g} lies outside its own interval "
                     f"[{low:g}, {high:g}]."
+                )
+    return None
+
+
+def _untied(rows: Sequence[BenchRow]) -> str | None:
+    """A row whose own times are not those that its level and basis name: one of them is a lie."""
+    for row in rows:
+        named = _named.get((row.level, row.basis))
+        if named is None:
+            continue
+        for number, (own, other) in enumerate(zip(_own(row), named(row), strict=True)):
+            if own is None or other is None:
+                continue
+            if abs(own - other) > _DIGITS * max(abs(own), abs(other)):
+                column = _NAMED[row.level, row.basis][number]
+                return (
+                    f"{row.where}: {_OWN[number]} is {own:g} and {column} {other:g}; with "
+                    f"level={row.level} and basis={row.basis} they are the same number."
+                )
+    return None
+
+
+def _off_middle(rows: Sequence[BenchRow]) -> str | None:
+    """A median that does not lie between the quantiles of its own times."""
+    for side, quantiles in _MIDDLES.items():
+        for row in rows:
+            low, middle, high = quantiles(row)
+            if None not in (low, middle, high) and not (
+                low * (1 - _DIGITS) <= middle <= high * (1 + _DIGITS)
+            ):
+                return (
+                    f"{row.where}: {side}_ms, the median {middle:g}, does not lie between "
+                    f"{side}_p10 and {side}_p90, {low:g} and {high:g}."
+                )
+    return None
+
+
+def _not_strongest(rows: Sequence[BenchRow]) -> str | None:
+    """A strongest reference that is slower than the shipped one, which is among the candidates."""
+    for level, both in _REFERENCES.items():
+        for row in rows:
+            shipped, strongest = both(row)
+            if shipped and strongest and strongest > shipped * (1 + _DIGITS):
+                return (
+                    f"{row.where}: {level}_strongest_ms {strongest:g} is above "
+                    f"{level}_shipped_ms {shipped:g}: the strongest reference is the fastest, and "
+                    "the shipped one may be it."
                 )
     return None
 
@@ -172,20 +245,42 @@ def _control(rows: Sequence[BenchRow]) -> Iterator[Finding]:
             "timed as equal is not shown.",
             "Measure with this project's benchmark, which times the reference against itself.",
         )
-    off = [
-        row
-        for row in rows
-        if row.aa_lo is not None
-        and row.aa_hi is not None
-        and not row.aa_lo - NOISE <= 1 <= row.aa_hi + NOISE
-    ]
+    known = [(row, row.aa_lo, row.aa_hi) for row in rows if None not in (row.aa_lo, row.aa_hi)]
+    for row, low, high in known:
+        if low is not None and high is not None and not 0 < low <= high:
+            yield invalid(f"{row.where}: the A/A control [{low:g}, {high:g}] is no interval.")
+            return
+    off = [(r, a, b) for r, a, b in known if a and b and not a - NOISE <= 1 <= b + NOISE]
     if off:
-        named = listed(f"[{row.aa_lo:.3f}, {row.aa_hi:.3f}] at L={row.L}" for row in off)
+        named = listed(f"[{low:.3f}, {high:.3f}] at L={row.L}" for row, low, high in off)
         yield invalid(
             f"The reference timed against itself does not come out equal: {named}.",
             "The order of the sides or the clock favours one of them: look for a drift, or load.",
             Reason.MACHINE_DISTURBED,
         )
+    wide = [(r, a, b) for r, a, b in known if a and b and b - a > WIDEST_CONTROL]
+    if wide:
+        named = listed(f"[{low:.3g}, {high:.3g}] at L={row.L}" for row, low, high in wide)
+        yield _unverified(
+            f"The A/A control is too wide to tell equal times from a speedup: {named}.",
+            "Measure on a quiet machine, with more iterations.",
+            Reason.MACHINE_DISTURBED,
+        )
+
+
+def _widths(rows: Sequence[BenchRow]) -> Iterator[Finding]:
+    """Intervals without a width, of times that vary."""
+    spread = [row for row in rows if max(row.tri_cv or 0, row.ref_cv or 0) > _SPREAD]
+    for name, bounds in _BOUNDS.items():
+        sure = [row for row in spread if (both := bounds(row)[:2])[0] and both[0] == both[1]]
+        if sure:
+            row = sure[0]
+            yield _unverified(
+                f"The interval of the {name} has no width at {lengths_of(sure)}, although the "
+                f"times vary by {max(row.tri_cv or 0, row.ref_cv or 0):.0%} (tri_cv, ref_cv).",
+                "Look at how the benchmark computes the interval.",
+            )
+            return
 
 
 def _cold(rows: Sequence[BenchRow]) -> Iterator[Finding]:

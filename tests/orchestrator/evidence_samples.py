@@ -43,8 +43,8 @@ def junit(*cases: str) -> bytes:
 def row(mode: str, length: int, **changes: object) -> dict[str, object]:
     """One good row of a bench CSV: 1.5 times as fast at operator level, 1.8 at kernel level.
 
-    Where a time or a bound of the row's own comparison is changed, the other three follow, as if
-    measured in the same run; other changes stand as they are.
+    Where a time, a bound, the level or the basis of the row's own comparison is changed, the other
+    columns follow, as if measured in the same run; other changes stand as they are.
     """
     scale = length / 64
     values: dict[str, object] = {
@@ -75,23 +75,34 @@ def row(mode: str, length: int, **changes: object) -> dict[str, object]:
         "kernel_launched": f"triton.{mode}", "operator_launched": f"triton.{mode}",
     }  # fmt: skip
     values.update(changes)
-    if not changes.keys().isdisjoint(("tri_ms", "ref_ms", "speedup_lo", "speedup_hi")):
+    if not changes.keys().isdisjoint(_OWN):
         others = _follow(values)
         values.update({name: value for name, value in others.items() if name not in changes})
     return {name: values.get(name, "") for name in columns(mode)}
 
 
+_OWN = ("tri_ms", "ref_ms", "speedup_lo", "speedup_hi", "level", "basis")
+
+
 def _follow(values: Mapping[str, object]) -> dict[str, object]:
     """Times and bounds of all four comparisons; kernel level does a tenth less than operator."""
     found: dict[str, object] = {}
-    for level, part in (("kernel", 0.9), ("operator", 1)):
+    parts = {"kernel": 0.9, "operator": 1.0}
+    own = parts.get(str(values["level"]), 1.0)
+    for level, part in parts.items():
         for side, name in (("tri", "tri_ms"), ("shipped", "ref_ms"), ("strongest", "ref_ms")):
-            ms = values[name]
-            found[f"{level}_{side}_ms"] = ms * part if isinstance(ms, float | int) else ms
+            found[f"{level}_{side}_ms"] = _times(values[name], part / own)
             if side != "tri":
                 found[f"{level}_{side}_lo"] = values["speedup_lo"]
                 found[f"{level}_{side}_hi"] = values["speedup_hi"]
+    for side in ("tri", "ref"):
+        found[f"{side}_p10"] = _times(values[f"{side}_ms"], 0.98)
+        found[f"{side}_p90"] = _times(values[f"{side}_ms"], 1.05)
     return found
+
+
+def _times(ms: object, factor: float) -> object:
+    return ms * factor if isinstance(ms, float | int) else ms
 
 
 def interpreted(mode: str, length: int) -> dict[str, object]:

@@ -115,6 +115,40 @@ def test_bench_of_the_interpreter_passes_without_timing():
         ({"l2_mib": 0}, NOT_VERIFIED, Reason.NO_EVIDENCE, "Whether the L2 cache was cold"),
         ({"flush_mib": 72, "bytes": 2**20}, NOT_VERIFIED, Reason.NO_EVIDENCE, "may be the cache's"),
         ({"operator_tri_ms": ""}, NOT_VERIFIED, Reason.NO_EVIDENCE, "does not say operator_tri_ms"),
+        # what decides is what is judged
+        (
+            {"operator_tri_ms": 1e-4, "operator_strongest_lo": 2950, "operator_strongest_hi": 3050},
+            INVALID,
+            Reason.MALFORMED,
+            "line 3: tri_ms is 0.2 and operator_tri_ms 0.0001; with level=operator and basis=stro",
+        ),
+        ({"operator_strongest_ms": 0.29}, INVALID, Reason.MALFORMED, "operator_strongest_ms 0.29"),
+        ({"operator_strongest_lo": 1.46}, INVALID, Reason.MALFORMED, "operator_strongest_lo 1.46"),
+        ({"operator_strongest_hi": 1.54}, INVALID, Reason.MALFORMED, "operator_strongest_hi 1.54"),
+        (
+            {"kernel_strongest_ms": 0.4, "kernel_strongest_lo": 2.4, "kernel_strongest_hi": 2.6},
+            INVALID,
+            Reason.MALFORMED,
+            "kernel_strongest_ms 0.4 is above kernel_shipped_ms 0.3",
+        ),
+        ({"speedup_lo": -1}, INVALID, Reason.MALFORMED, "the speedup, -1, is not above zero"),
+        ({"kernel_shipped_lo": 0}, INVALID, Reason.MALFORMED, "is not above zero"),
+        ({"tri_p10": 0.21}, INVALID, Reason.MALFORMED, "tri_ms, the median 0.2, does not lie"),
+        ({"ref_p90": 0.29}, INVALID, Reason.MALFORMED, "ref_ms, the median 0.3, does not lie"),
+        ({"aa_lo": 0, "aa_hi": 1e9}, INVALID, Reason.MALFORMED, "A/A control [0, 1e+09] is no int"),
+        ({"aa_lo": 1.01, "aa_hi": 0.99}, INVALID, Reason.MALFORMED, "[1.01, 0.99] is no interval"),
+        (
+            {"aa_lo": 0.5, "aa_hi": 1.5},
+            NOT_VERIFIED,
+            Reason.MACHINE_DISTURBED,
+            "too wide to tell equal times from a speedup: [0.5, 1.5] at L=128",
+        ),
+        (
+            {"speedup_lo": 1.5, "speedup_hi": 1.5, "tri_cv": 0.9},
+            NOT_VERIFIED,
+            Reason.NO_EVIDENCE,
+            "The interval of the speedup has no width at L=128, although the times vary by 90%",
+        ),
     ],
 )
 def test_bench_does_not_pass(changes, verdict, reason, word):
@@ -164,7 +198,7 @@ def test_two_levels_in_one_file_are_two_families():
 
 
 def test_a_side_whose_packing_costs_nothing_is_not_verified():
-    times = {"operator_shipped_ms": 0.1, "operator_shipped_lo": 0.49, "operator_shipped_hi": 0.51}
+    times = {"kernel_shipped_ms": 0.4, "kernel_shipped_lo": 2.4, "kernel_shipped_hi": 2.6}
     result = refused(BENCH, bench(**times), NOT_VERIFIED, Reason.ONE_SIDED)
     assert result.message.startswith("The shipped reference is faster at operator level than at")
 

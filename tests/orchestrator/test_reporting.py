@@ -391,7 +391,9 @@ def test_how_firm_a_decision_is(tmp_path):
         # at operator level the strongest reference is hard to beat below 128
         low = {64: 1.15, 128: 1.25, 256: 1.35}[length]
         bounds = {"operator_strongest_lo": low, "operator_strongest_hi": 1.55}
-        return row(mode, length, **bounds, settled="no: <b>noisy</b>" if length == 256 else "yes")
+        settled = "no: <b>noisy</b>" if length == 256 else "yes"
+        own = {"speedup_lo": low, "speedup_hi": 1.55}
+        return row(mode, length, **bounds, settled=settled) | own
 
     text = rendered(complete(tmp_path, make, RTX_4090))
     assert text.startswith("# ENABLE(L>=128)")
