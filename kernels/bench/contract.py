@@ -125,7 +125,8 @@ MAX_MAE = 1e-3
 
 DEFAULT_MARGIN = 1.2
 KEEP_OFF_MIN_L = 2048
-"""`sel_triton_min_L` that keeps Triton effectively off (source playbook, Phase 2)."""
+"""`sel_triton_min_L` that keeps Triton effectively off (source playbook, Phase 2), where no length
+beyond it was tested."""
 
 
 class ContractError(ValueError):
@@ -250,7 +251,7 @@ class Records:
         if header is None:
             raise ContractError(f"{name} is empty")
         self.columns = tuple(field.strip() for field in header)
-        twice = sorted({column for column in header if header.count(column) > 1})
+        twice = sorted({column for column in self.columns if self.columns.count(column) > 1})
         if twice:
             raise ContractError(f"{self._at}: duplicated column {', '.join(twice)}")
 
@@ -269,8 +270,9 @@ class Records:
                 elif fields[0].strip() == first and tuple(map(str.strip, fields)) == self.columns:
                     raise ContractError(f"{self._at}: a second header; the file was appended to")
                 elif len(fields) != width:
+                    why = "truncated?" if len(fields) < width else "is there a decimal comma?"
                     raise ContractError(
-                        f"{self._at}: {len(fields)} fields, the header names {width}; truncated?"
+                        f"{self._at}: {len(fields)} fields, the header names {width}; {why}"
                     )
                 else:
                     self.count += 1
@@ -339,12 +341,20 @@ class Threshold:
     min_L: int | None
     margin: float
     families: tuple[str, ...]
+    longest: int
+    """Longest tested length."""
     obstacles: tuple[str, ...] = field(default=())
     """Why the next smaller tested length (every length, if none) is not admissible."""
 
     def setting(self, current: int = 0) -> int:
-        """Value for `runtime.sel_triton_min_L`, given the one in force."""
-        return self.min_L if self.min_L is not None else max(current, KEEP_OFF_MIN_L)
+        """Value for `runtime.sel_triton_min_L`, given the one in force.
+
+        Where no length is admissible it is above every length that was tested: Triton must not be
+        switched on where it has just lost.
+        """
+        if self.min_L is not None:
+            return self.min_L
+        return max(current, KEEP_OFF_MIN_L, self.longest + 1)
 
 
 def shortfall(cell: Cell, margin: float) -> str | None:
@@ -395,7 +405,7 @@ def threshold(cells: Iterable[Cell], margin: float = DEFAULT_MARGIN) -> Threshol
             break
         if all(length in by_family[family] for family in families):
             best = length
-    return Threshold(best, margin, families, tuple(obstacles))
+    return Threshold(best, margin, families, tested[0], tuple(obstacles))
 
 
 def family_of(row: Mapping[str, str]) -> str:

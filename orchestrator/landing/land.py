@@ -132,9 +132,9 @@ def _rationale(request: LandRequest) -> dict[str, bytes]:
 
 def _edit(request: LandRequest, config: str) -> Edit:
     path = request.root / config
-    value = request.decision.min_L
-    if request.decision.outcome is Outcome.KEEP_OFF or value is None:
-        value = max(read_value(path, request.key), KEEP_OFF_MIN_L)
+    value = request.decision.min_L or KEEP_OFF_MIN_L
+    if request.decision.outcome is Outcome.KEEP_OFF:
+        value = max(read_value(path, request.key), value)
     return propose(path, request.key, value, name=config)
 
 

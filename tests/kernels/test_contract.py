@@ -155,10 +155,11 @@ class TestReader:
         [
             ("", "is empty"),
             ("a,b,a\n", "duplicated column a"),
+            ("a,b, a\n", "duplicated column a"),
             ("a,b\n1,2\na,b\n3,4\n#end,2\n", "line 3: a second header"),
             ("a,b\n1,2\n#end,1\na,b\n", "line 4: data after the end mark"),
-            ("a,b\n1,2\n3\n#end,2\n", "line 3: 1 fields, the header names 2"),
-            ("a,b\n1,2,3\n#end,1\n", "line 2: 3 fields"),
+            ("a,b\n1,2\n3\n#end,2\n", "line 3: 1 fields, the header names 2; truncated"),
+            ("a,b\n1,0,18\n#end,1\n", "line 2: 3 fields, the header names 2; is there a decimal"),
         ],
     )
     def test_broken(self, text, message):
@@ -233,6 +234,22 @@ class TestThreshold:
         assert found.min_L is None
         assert found.setting(current=64) == 2048
         assert found.setting(current=4096) == 4096
+
+    @pytest.mark.parametrize(
+        ("longest", "current", "setting"),
+        [
+            (1024, 0, 2048),
+            (2047, 0, 2048),
+            (2048, 0, 2049),
+            (8192, 2048, 8193),
+            (8192, 16384, 16384),
+        ],
+    )
+    def test_what_keeps_it_off_is_above_every_tested_length(self, longest, current, setting):
+        measured = [Cell("dense", length, 0.49, 1e-4, "GPU") for length in (512, longest)]
+        found = threshold(measured)
+        assert (found.min_L, found.longest) == (None, longest)
+        assert found.setting(current) == setting
 
     def test_varlen_counts_whatever_its_streams(self):
         dense = cells("dense few streams=1", L128=1.5, L256=1.5)

@@ -22,6 +22,7 @@ FAILED = GateResult(
     gate="parity p.xml", verdict=Verdict.FAIL, message="Off.", reason=Reason.ERROR_TOO_LARGE
 )
 LENGTHS = (64, 128, 256)
+LONG = (2048, 4096, 8192)
 
 
 def timed(mode: str, *bounds: float, **changes: object):
@@ -55,6 +56,15 @@ def test_keep_off():
     assert (decision.outcome, decision.min_L) == (Outcome.KEEP_OFF, 2048)
     assert "speedup 0.400" in decision.summary
     assert decided(*slow, current_min_L=4096).min_L == 4096
+
+
+def test_keep_off_is_above_every_length_that_lost():
+    tables = [
+        bench_rows(mode, *(row(mode, length, speedup_lo=0.49, speedup_hi=0.51) for length in LONG))
+        for mode in ("dense", "varlen")
+    ]
+    decision = decided(*tables)
+    assert (decision.outcome, decision.min_L) == (Outcome.KEEP_OFF, 8193)
 
 
 def test_the_interpreter_alone_is_one_reason():

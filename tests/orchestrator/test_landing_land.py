@@ -256,6 +256,12 @@ def test_keep_off_never_lowers_the_threshold(repository, request_, current, afte
     assert bool(landed.notes) == (current == after)
 
 
+def test_keep_off_lands_above_the_lengths_that_lost(repository, request_):
+    decision = KEEP_OFF.model_copy(update={"min_L": 8193})
+    land(replace(request_, decision=decision))
+    assert "sel_triton_min_L: 8193  # packed" in repository("show", f"{BRANCH}:{CONFIG}")
+
+
 def test_undecided_lands_nothing(repository, request_):
     before = repository.state()
     error = refused(
