@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 CACHE := $(CURDIR)/.cache
 KERNELS_PYTHON := $(CACHE)/embedded/venv/m4-02-selection-cpu/bin/python
 PIP := -m pip install --quiet --disable-pip-version-check
-PYTEST := -m pytest -q -n 2
+PYTEST := -m pytest -q --dist loadgroup -n
 
 # Compiled modules are kept: the tests start the controller some hundred times.
 unexport PYTHONDONTWRITEBYTECODE
@@ -19,12 +19,14 @@ unexport PYTHONDONTWRITEBYTECODE
 run: $(VENV)/.run
 	@$(BIN)/python tests/make_run.py $(BIN)/orchestrate $(RUNS_DIR)
 
-test: check unit kernels integration faults
+test:
+	@$(MAKE) --no-print-directory -j 2 --output-sync check $(CACHE)/.environment
+	@$(MAKE) --no-print-directory unit kernels compat-quick integration faults
 	@echo "all tests passed"
 
-# The long versions; the compile matrix joins it as it comes.
-test-full: export FAULTS_FULL = 1
-test-full: test
+# The long versions: every kill, outages of a minute, the whole way over OpenSSH, the whole matrix.
+test-full: export TEST_FULL = 1
+test-full: test compat
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -33,21 +35,21 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.dev
-	$(BIN)/python $(PYTEST) -W error tests/orchestrator
+	$(BIN)/python $(PYTEST) 2 -W error tests/orchestrator
 
 integration: $(VENV)/.dev $(CACHE)/.environment
 	tests/system-packages.sh
-	ORCHESTRATE_CACHE=$(CACHE) $(BIN)/python $(PYTEST) -W error tests/integration
+	ORCHESTRATE_CACHE=$(CACHE) $(BIN)/python $(PYTEST) 3 -W error tests/integration
 
 # Cut links, kills, full disks, hostile pods. As root with network namespaces where they may be made.
-# FAULTS_FULL=1: every event, fifty random times, outages of a minute; some twenty minutes.
+# TEST_FULL=1: every event, fifty random times, outages of a minute; some twenty minutes.
 faults: $(VENV)/.dev
 	tests/system-packages.sh
-	$(BIN)/python $(PYTEST) -W error tests/faults
+	$(BIN)/python $(PYTEST) 3 -W error tests/faults
 
 # In the environment that the controller itself sets up on its embedded pod.
 kernels: $(CACHE)/.environment
-	NSA_TEST_TRITON_SEL=1 $(KERNELS_PYTHON) $(PYTEST) tests/kernels
+	NSA_TEST_TRITON_SEL=1 $(KERNELS_PYTHON) $(PYTEST) 2 tests/kernels
 
 # Every kernel as shipped, for every Triton and card; the table in docs/ is made anew. Ten minutes
 # and more on few cores, and 3 GB of Triton in the cache.

@@ -22,7 +22,7 @@ from tests.integration.lab import Lab, Outcome
 
 HERE = Path(__file__).parent
 PROGRAM = ("-m", "orchestrator")
-FULL = os.environ.get("FAULTS_FULL") == "1"
+FULL = os.environ.get("TEST_FULL") == "1"
 WHEN = ("began_ms", "ended_ms")
 Event = dict[str, Any]
 

@@ -72,3 +72,8 @@ def agent(python, tmp_path):
     assert eventually(lambda: not processes_of(tmp_path), 3), processes_of(tmp_path)
     errors = tmp_path / "jobs" / "j1" / "agent.log"
     assert not errors.exists() or not errors.read_text()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that no worker is left with them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)

@@ -23,7 +23,13 @@ VENV = CACHE / "embedded" / "venv" / "m4-02-selection-cpu"
 Run = Callable[..., tuple[subprocess.CompletedProcess[str], dict[str, Any]]]
 
 
-@pytest.fixture(params=["embedded", "openssh"])
+PODS = ["embedded", "openssh"] if os.environ.get("TEST_FULL") else ["embedded"]
+"""Each takes a minute; what differs between them, the link, has its own tests."""
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(params=PODS)
 def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
     """`orchestrate run` on that pod; both use the environment that `make` has set up."""
     assert (VENV / "bin/python").exists(), "make integration sets up the environment first"

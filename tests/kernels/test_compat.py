@@ -40,6 +40,9 @@ def without_interpreter(code: str) -> object:
     return json.loads(done.stdout)
 
 
+pytestmark = pytest.mark.xdist_group("compat")  # one worker: the cell takes most of a minute
+
+
 @pytest.fixture(scope="module")
 def bad_cell():
     return compiled(f"{HERE}:bad", timeout_s=25)
