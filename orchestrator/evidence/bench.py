@@ -27,10 +27,20 @@ Side = Literal["tri", "shipped", "strongest"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 BASES: tuple[Basis, ...] = get_args(Basis)
 SIDES: tuple[Side, ...] = get_args(Side)
+CHOICES = {
+    "level": LEVELS,
+    "basis": BASES,
+    "dtype": ("fp16", "bf16", "fp32"),
+    "dist": ("few", "many", "mixed"),
+    "form": ("rows", "decode"),
+}
+"""What the contract's columns may say; any other word would slip past the gates that read it."""
 
 # int() and float() also take "1_000", full-width digits and "infinity".
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", re.ASCII)
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", re.ASCII)
+"""What counts as a number in evidence."""
+_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+", re.ASCII)
 _LARGE = 10**18
 _AT_ONCE = 64
 """Rows whose text is held at a time: few enough for the processor's cache."""
@@ -284,7 +294,13 @@ class _Columns:
         )
 
     def _check(self, read: Mapping[str, Sequence[Any]]) -> None:
-        """What must be there, and above zero."""
+        """What must be there, and above zero; and words that must be of the contract."""
+        for name, choices in CHOICES.items():
+            if not {None, *choices}.issuperset(read[name]):
+                number, value = next(
+                    (n, v) for n, v in enumerate(read[name]) if v is not None and v not in choices
+                )
+                self._bad(number, name, f"{value[:40]!r} is none of {', '.join(choices)}")
         for name in _COUNTS:
             for number, value in enumerate(read[name]):
                 if value is None or value < 1:
@@ -334,15 +350,14 @@ class _Columns:
         value = self._fields(name)[number]
         if kind is str or not value:
             return value or None
-        pattern, what = (
-            (_INTEGER, "a whole number") if kind is int else (_NUMBER, "a finite number")
-        )
+        pattern, what = (_INTEGER, "a whole number") if kind is int else (NUMBER, "a finite number")
         parsed: int | float = kind(value) if pattern.fullmatch(value) else math.nan
         if math.isfinite(parsed):
             return parsed
         # What a cell that did not run leaves in its columns is no evidence, good or bad.
         if self._ran[number] or name in _COUNTS:
-            self._bad(number, name, f"{value[:40]!r} is not {what}")
+            hint = ": write a point, not a decimal comma" if _DECIMAL_COMMA.fullmatch(value) else ""
+            self._bad(number, name, f"{value[:40]!r} is not {what}{hint}")
         return None
 
     def _bad(self, number: int, column: str, problem: str) -> NoReturn:

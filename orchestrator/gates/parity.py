@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.evidence import EvidenceError
-from orchestrator.evidence.bench import TRITON_PREFIX
+from orchestrator.evidence.bench import NUMBER
 from orchestrator.evidence.junit import TestCase, TestOutcome, parse_junit
 from orchestrator.gates.findings import Finding, conclude, counted, listed, malformed
 from orchestrator.models.playbook import ParityGate
@@ -15,8 +16,15 @@ from orchestrator.models.verdict import GateResult, Reason, Verdict
 
 PROPERTIES = ("mae", "max_err", "kernel_path", "device")
 
+MAX_ERR = 0.25
+"""No rounding of an output of the order of 1 is as large, in bf16 least of all: a wrong row is."""
 _ROUNDING = 1.01
 """Recorded numbers are rounded; a mean may exceed its maximum by this factor, no more."""
+_BY_CHANCE = 2
+"""Tests that may well have recorded the same few digits."""
+_NOT_FINITE = re.compile(r"[+-]?(nan|inf(inity)?)", re.IGNORECASE | re.ASCII)
+_KERNEL = re.compile(r"triton\.(dense|varlen|ranges)(_rows_fwd)?([._](group|head))?", re.ASCII)
+"""What dispatch and the launchers call the kernels, and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +103,7 @@ def _read(tests: Iterable[TestCase], findings: list[Finding]) -> list[_Measured]
             )
             continue
         try:
-            mae, max_err = (float(test.properties[name]) for name in ("mae", "max_err"))
+            mae, max_err = (_number(test.properties[name]) for name in ("mae", "max_err"))
         except ValueError:
             findings.append(
                 Finding(
@@ -110,6 +118,14 @@ def _read(tests: Iterable[TestCase], findings: list[Finding]) -> list[_Measured]
         path, device = test.properties["kernel_path"].strip(), test.properties["device"].strip()
         measured.append(_Measured(test, mae, max_err, path, device))
     return measured
+
+
+def _number(text: str) -> float:
+    """As a bench CSV's; NaN and infinity too, which have a finding of their own."""
+    text = text.strip()
+    if not NUMBER.fullmatch(text) and not _NOT_FINITE.fullmatch(text):
+        raise ValueError(text)
+    return float(text)
 
 
 def _errors(measured: Sequence[_Measured], limit: float) -> list[Finding]:
@@ -140,6 +156,7 @@ def _errors(measured: Sequence[_Measured], limit: float) -> list[Finding]:
         for case in sane
         if case.mae < 0 or case.mae > case.max_err * _ROUNDING
     ]
+    findings += _constant(sane)
     large = sorted((c for c in sane if c.mae > limit), key=lambda case: -case.mae)
     if large:
         named = listed(f"{case.test.name} ({case.mae:.1e})" for case in large)
@@ -151,12 +168,46 @@ def _errors(measured: Sequence[_Measured], limit: float) -> list[Finding]:
                 "Check the kernel's softmax (fp32 log-sum-exp, scale) at the first failing shape.",
             )
         )
+    far = sorted(
+        (c for c in sane if c.mae <= limit and c.max_err > MAX_ERR), key=lambda c: -c.max_err
+    )
+    if far:
+        named = listed(f"{case.test.name} ({case.max_err:.1e})" for case in far)
+        findings.append(
+            Finding(
+                Verdict.FAIL,
+                Reason.ERROR_TOO_LARGE,
+                f"{counted(len(far), 'test')} with a largest error above {MAX_ERR:g}: {named}.",
+                "Look for one key too many or too few: tile borders first (63, 64, 65, 127, 129).",
+            )
+        )
     return findings
+
+
+def _constant(sane: Sequence[_Measured]) -> list[Finding]:
+    """Errors that nobody measured: all zero, or all the same."""
+    errors = {case.mae for case in sane}
+    if errors == {0.0}:
+        what = "exactly zero"
+        why = "the kernel was compared with itself, or with nothing"
+    elif len(errors) == 1 and len(sane) > _BY_CHANCE:
+        what = f"the same number, mae={sane[0].mae:g}"
+        why = "a constant, not a measurement"
+    else:
+        return []
+    return [
+        Finding(
+            Verdict.INVALID,
+            Reason.MALFORMED,
+            f"The errors recorded by {counted(len(sane), 'test')} are {what}: {why}.",
+            "Compare each test's own output with an oracle that is computed on its own.",
+        )
+    ]
 
 
 def _paths(measured: Sequence[_Measured], declared: Iterable[str]) -> list[Finding]:
     findings = []
-    fallbacks = [case for case in measured if not case.kernel_path.startswith(TRITON_PREFIX)]
+    fallbacks = [case for case in measured if not _KERNEL.fullmatch(case.kernel_path)]
     if fallbacks:
         named = listed(f"{case.test.name} ({case.kernel_path[:40]})" for case in fallbacks)
         findings.append(

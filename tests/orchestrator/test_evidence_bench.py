@@ -88,6 +88,27 @@ def test_a_field_is_what_its_column_says(changes, column):
     assert caught.value.column == column
 
 
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("level", "operators"),
+        ("basis", "Strongest"),
+        ("dtype", "float16"),
+        ("dist", "some"),
+        ("form", "row"),
+    ],
+)
+def test_a_word_is_one_of_the_contracts(column, value):
+    with pytest.raises(EvidenceError, match=f"'{value}' is none of ") as caught:
+        parse_bench(csv_of("dense", row("dense", 64), row("dense", 128, **{column: value})), "a")
+    assert (caught.value.line, caught.value.column) == (3, column)
+
+
+def test_a_decimal_comma_is_called_one():
+    with pytest.raises(EvidenceError, match="'0,18' is not a finite number: write a point, not a"):
+        parse_bench(csv_of("dense", row("dense", 64, tri_ms='"0,18"')))
+
+
 def test_a_varlen_row_needs_its_spans():
     data = FOREIGN.replace(b"\ndense", b"\nvarlen")
     with pytest.raises(EvidenceError, match="column nspans: missing from the header"):

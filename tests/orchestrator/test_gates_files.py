@@ -119,13 +119,35 @@ def test_parity_needs_every_property(name):
         ({"max_err": "inf"}, INVALID, Reason.ERROR_TOO_LARGE, "NaN or infinity"),
         ({"mae": "-1e-4"}, INVALID, Reason.MALFORMED, "lies between 0 and the largest"),
         ({"mae": "5e-4", "max_err": "1e-5"}, INVALID, Reason.MALFORMED, "lies between 0"),
+        ({"max_err": "1e30"}, FAIL, Reason.ERROR_TOO_LARGE, "largest error above 0.25: odd[L=128]"),
+        ({"mae": "1_0e-5"}, INVALID, Reason.MALFORMED, "not both numbers"),
         ({"mae": "small"}, INVALID, Reason.MALFORMED, "not both numbers"),
         ({"kernel_path": "sdpa_packed"}, INVALID, Reason.FALLBACK_RAN, "odd[L=128] (sdpa_packed)"),
+        ({"kernel_path": "triton.sdpa_fallback"}, INVALID, Reason.FALLBACK_RAN, "a fallback"),
+        ({"kernel_path": "triton.dense_sdpa"}, INVALID, Reason.FALLBACK_RAN, "a fallback"),
         ({"kernel_path": "not triton.dense"}, INVALID, Reason.FALLBACK_RAN, "a fallback"),
     ],
 )
 def test_parity_does_not_pass(changes, verdict, reason, word):
     refused(PARITY_GATE, recorded(**changes), verdict, reason, word)
+
+
+@pytest.mark.parametrize(
+    ("errors", "word"),
+    [
+        ([("0", "0")], "1 test are exactly zero"),
+        ([("0", "0"), ("0.0", "1e-3"), ("0", "0")], "3 tests are exactly zero"),
+        ([("1e-4", "1e-3"), ("1.0e-4", "2e-3"), ("0.0001", "3e-3")], "same number, mae=0.0001"),
+    ],
+)
+def test_errors_that_nobody_measured(errors, word):
+    cases = [
+        case(f"t{number}", {**PARITY, "mae": mae, "max_err": largest})
+        for number, (mae, largest) in enumerate(errors)
+    ]
+    refused(PARITY_GATE, junit(*cases), INVALID, Reason.MALFORMED, word)
+    measured = case("t9", {**PARITY, "mae": "1.1e-4"})
+    assert judged(PARITY_GATE, junit(*cases, measured)).verdict is Verdict.PASS
 
 
 def test_parity_needs_the_declared_paths():
