@@ -8,6 +8,7 @@ import math
 import re
 from dataclasses import dataclass
 
+from kernels.bench.contract import END_MARK
 from orchestrator.evidence.errors import EvidenceError
 
 MAX_BYTES = 2**20
@@ -27,6 +28,8 @@ class Probe:
     value: float
     unit: str
     device: str | None = None
+    began_ms: float | None = None
+    """Since the epoch."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Canary:
 
     file: str
     probes: tuple[Probe, ...]
+    complete: bool = True
+    """There is an end mark: the benchmark ran to its end."""
 
     @property
     def l2_tb_per_s(self) -> float | None:
@@ -58,7 +63,7 @@ def parse_canary(data: bytes, name: str = "canary.csv") -> Canary:
 
     Raises:
         EvidenceError: not that CSV; a value that is not a positive number; neither before nor
-            after.
+            after; an end mark that counts other rows, or is not the end.
     """
     if len(data) > MAX_BYTES:
         raise EvidenceError(f"{len(data)} bytes are more than {MAX_BYTES}", file=name)
@@ -67,12 +72,19 @@ def parse_canary(data: bytes, name: str = "canary.csv") -> Canary:
     except UnicodeDecodeError:
         raise EvidenceError("not UTF-8 text", file=name) from None
     header: list[str] | None = None
-    probes = []
+    probes: list[Probe] = []
+    end: str | None = None
     try:
         for fields in reader:
-            if not fields or fields[0].startswith("#"):
+            if not fields:
                 continue
-            if header is None:
+            if end is not None:
+                raise EvidenceError("goes on after the end mark", file=name, line=reader.line_num)
+            if fields[0] == END_MARK:
+                end = fields[1] if len(fields) > 1 else ""
+            elif fields[0].startswith("#"):
+                continue
+            elif header is None:
                 header = [field.strip().lower() for field in fields]
                 for column in NEEDED:
                     if column not in header:
@@ -90,7 +102,11 @@ def parse_canary(data: bytes, name: str = "canary.csv") -> Canary:
         raise EvidenceError(f"not a CSV: {error}", file=name, line=reader.line_num) from None
     if header is None:
         raise EvidenceError("empty", file=name)
-    return Canary(name, tuple(probes))
+    if end is not None and end != str(len(probes)):
+        raise EvidenceError(
+            f"the end mark counts {end[:20]} rows, the file holds {len(probes)}", file=name
+        )
+    return Canary(name, tuple(probes), end is not None)
 
 
 def is_canary(header: str) -> bool:
@@ -103,9 +119,27 @@ def _probe(row: dict[str, str], file: str, line: int) -> Probe:
         raise EvidenceError(
             f"{row['when'][:40]!r} is neither before nor after", file=file, line=line, column="when"
         )
-    value = float(row["value"]) if _NUMBER.fullmatch(row["value"]) else math.nan
-    if not (math.isfinite(value) and value > 0):
+    value = _number(row["value"])
+    if not value > 0:
         raise EvidenceError(
             f"{row['value'][:40]!r} is not a positive number", file=file, line=line, column="value"
         )
-    return Probe(row["when"], row["probe"], value, row["unit"], row.get("device") or None)
+    began = row.get("began_ms", "")
+    if began and math.isnan(_number(began)):
+        raise EvidenceError(
+            f"{began[:40]!r} is not a number", file=file, line=line, column="began_ms"
+        )
+    return Probe(
+        row["when"],
+        row["probe"],
+        value,
+        row["unit"],
+        row.get("device") or None,
+        _number(began) if began else None,
+    )
+
+
+def _number(text: str) -> float:
+    """NaN for what is no finite number."""
+    value = float(text) if _NUMBER.fullmatch(text) else math.nan
+    return value if math.isfinite(value) else math.nan

@@ -106,5 +106,21 @@ def find_card(device: str) -> Card | None:
     A name that fits several cards with different peaks ("H100", "A100") fits none: the limit
     would be a guess.
     """
-    name = re.sub(r"\s+", " ", device.replace("_", " ")).lower()
+    name = _plain(device)
     return next((card for card in CARDS if re.search(card.pattern, name)), None)
+
+
+def same_card(one: str, other: str) -> bool:
+    """Whether two names, torch's or nvidia-smi's, may be one card's; a slice is its card's."""
+    names = {re.sub(r"^nvidia |\bgeforce | mig .*$", "", _plain(name)) for name in (one, other)}
+    known = find_card(one)
+    return len(names) == 1 or (known is not None and known == find_card(other))
+
+
+def is_slice(device: str) -> bool:
+    """Whether a device is a part of a card (MIG): the table has the peaks of the whole."""
+    return " mig " in _plain(device)
+
+
+def _plain(device: str) -> str:
+    return re.sub(r"\s+", " ", device.replace("_", " ")).strip().lower()

@@ -91,6 +91,7 @@ class ForeignRow(NamedTuple):
     ref_mae: float | None = None
     ref_probe: str | None = None
     speedup_lo: float | None = None
+    iters: int | None = None
     kernel_tri_ms: float | None = None
     kernel_shipped_ms: float | None = None
     kernel_strongest_ms: float | None = None
@@ -105,6 +106,7 @@ class ForeignRow(NamedTuple):
     launch_us: float | None = None
     sm_mhz: float | None = None
     sm_max_mhz: float | None = None
+    temperature_c: float | None = None
     began_ms: float | None = None
     ended_ms: float | None = None
 

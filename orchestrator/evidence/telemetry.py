@@ -21,6 +21,7 @@ _ALIASES = {
     "when_s": ("when", "time_s", "epoch_s", "unix", "time"),
     "timestamp": ("timestamp",),
     "gpu": ("index", "gpu", "uuid"),
+    "name": ("name", "gpu_name", "product_name"),
     "sm_mhz": ("sm_mhz", "clocks_sm", "clocks_current_sm", "sm_clock_mhz"),
     "sm_max_mhz": ("max_sm_mhz", "sm_max_mhz", "clocks_max_sm"),
     "temperature_c": ("temperature_c", "temperature_gpu", "temp_c"),
@@ -60,11 +61,15 @@ class Sample:
     """Processes on the card that are not the job's; None also where they cannot be told apart."""
     gpu: str = ""
     """Its index, where several were sampled."""
+    name: str = ""
+    """As nvidia-smi names it."""
 
     @property
     def idle(self) -> bool:
         """Between two cells a card clocks down, which is no throttling."""
-        return bool((self.throttle or 0) & IDLE) or self.utilisation == 0
+        if self.utilisation is None:
+            return bool((self.throttle or 0) & IDLE)
+        return self.utilisation == 0
 
 
 @dataclass(frozen=True)
@@ -214,4 +219,5 @@ def _sample(fields: list[str], columns: dict[str, int], file: str, line: int) ->
         throttle=throttle(),
         foreign=number("foreign"),
         gpu=fields[columns["gpu"]].strip() if "gpu" in columns else "",
+        name=fields[columns["name"]].strip() if "name" in columns else "",
     )

@@ -24,6 +24,8 @@ SIDES = {
 }
 """Columns that are times of the whole cell."""
 REQUIRED = ("tri_ms", "ref_ms")
+EARLIEST_MS = 1_577_836_800_000
+"""2020, before this project was: a clock that says less was never set."""
 
 
 class Timed(Shaped, Protocol):
@@ -60,6 +62,43 @@ class Timed(Shaped, Protocol):
     @property
     def launch_us(self) -> float | None:
         """Launch floor of the device."""
+
+    @property
+    def iters(self) -> int | None:
+        """Timed iterations of each side."""
+
+    @property
+    def began_ms(self) -> float | None:
+        """Since the epoch."""
+
+    @property
+    def ended_ms(self) -> float | None:
+        """Since the epoch."""
+
+
+class Watched(Protocol):
+    """The columns of a bench row that say when, on what and at which clock it was timed."""
+
+    @property
+    def where(self) -> str: ...  # noqa: D102
+    @property
+    def family(self) -> str: ...  # noqa: D102
+    @property
+    def L(self) -> int | None: ...  # noqa: D102, N802
+    @property
+    def ok(self) -> bool: ...  # noqa: D102
+    @property
+    def device(self) -> str | None: ...  # noqa: D102
+    @property
+    def sm_mhz(self) -> float | None: ...  # noqa: D102
+    @property
+    def sm_max_mhz(self) -> float | None: ...  # noqa: D102
+    @property
+    def temperature_c(self) -> float | None: ...  # noqa: D102
+    @property
+    def began_ms(self) -> float | None: ...  # noqa: D102
+    @property
+    def ended_ms(self) -> float | None: ...  # noqa: D102
 
 
 TimesOf = Callable[[Timed], tuple[float | None, ...]]
@@ -116,3 +155,8 @@ def times_of(
 def unverified(message: str, next_step: str, reason: Reason = Reason.NO_EVIDENCE) -> Finding:
     """A finding that something was not shown."""
     return Finding(Verdict.NOT_VERIFIED, reason, message, next_step)
+
+
+def disturbed(message: str, next_step: str) -> Finding:
+    """A finding that the card was not itself."""
+    return Finding(Verdict.INVALID, Reason.MACHINE_DISTURBED, message, next_step)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from evidence_samples import bench_rows, interpreted, row
+from evidence_samples import RTX_4090, bench_rows, interpreted, row
 
 from orchestrator.evidence import EvidenceError
 from orchestrator.evidence.canary import parse_canary
@@ -33,7 +33,24 @@ def judged(samples=None, probes=None, **changes: object) -> GateResult:
 
 
 def _sample(when: int, *, sm: int, bits: int, busy: int, foreign: int, gpu: int = 0) -> str:
-    return f"{when},{gpu},RTX,{sm},2520,10501,90,61,{bits:#018x},{busy},0,0,{foreign},"
+    return f"{when},{gpu},{RTX_4090},{sm},2520,10501,90,61,{bits:#018x},{busy},0,0,{foreign},"
+
+
+def edited(name: str, *changes: tuple[str, str]) -> bytes:
+    """A fixture with some texts replaced, each of which is there."""
+    text = (FIXTURES / name).read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    return text.encode()
+
+
+def with_neighbour(own: tuple[str, str] | None = None, **other: int):
+    """The quiet card, and another of the same name beside it."""
+    lines = edited("quiet.csv", *([own] if own else [])).decode().splitlines()
+    times = [int(line.partition(",")[0]) for line in lines[1:]]
+    lines += [_sample(when, gpu=1, **other) for when in times]
+    return parse_telemetry(("\n".join(lines) + "\n").encode(), "telemetry.csv")
 
 
 def test_a_quiet_card_passes_and_says_what_it_rests_on() -> None:
@@ -47,7 +64,6 @@ def test_a_quiet_card_passes_and_says_what_it_rests_on() -> None:
     ("file", "says"),
     [
         ("throttled.csv", "thermal slowdown (software)"),
-        ("slow_clock.csv", "56% of the maximum"),
         ("busy.csv", "Other processes"),
         ("hot.csv", "93 C"),
     ],
@@ -59,11 +75,36 @@ def test_a_disturbed_card_is_invalid(file: str, says: str) -> None:
     assert "L=64" in found.message
 
 
-def test_the_rows_own_clock_counts_too() -> None:
-    found = judged(sm_mhz=1900)
+def test_a_low_clock_is_said_and_no_fault_by_itself() -> None:
+    """A 4090's driver names 3105 MHz, an L4 runs at its power cap: both sides at the same clock."""
+    for found in (
+        judged(sm_mhz=2475, sm_max_mhz=3105),
+        judged(sm_mhz=1000, sm_max_mhz=2040),
+        judged(telemetry("slow_clock.csv")),
+    ):
+        assert found.verdict is Verdict.PASS, found.message
+        assert "(low, and steady)" in found.message
+        assert {"slow", "slow_clock"} & found.measured.keys()
+
+
+def test_a_low_clock_with_a_harmful_reason_or_a_drift_is_invalid() -> None:
+    braked = parse_telemetry(edited("slow_clock.csv", ("0x0000000000000004", "0x80")))
+    found = judged(braked)
     assert found.verdict is Verdict.INVALID
-    assert "1900 of 2520 MHz, 75%" in found.message
-    assert judged(sm_mhz=2100).verdict is Verdict.PASS
+    assert "(power brake, 56% of the maximum clock)" in found.message
+    assert judged(probes=canary("drifted.canary.csv"), sm_mhz=1000).verdict is Verdict.INVALID
+
+
+def test_a_clock_above_its_maximum_is_none() -> None:
+    found = judged(sm_max_mhz=1)
+    assert (found.verdict, found.reason) == (Verdict.INVALID, Reason.MALFORMED)
+    assert "2520 is above sm_max_mhz 1" in found.message
+
+
+def test_the_rows_own_temperature_counts_too() -> None:
+    found = judged(temperature_c=99)
+    assert (found.verdict, found.reason) == (Verdict.INVALID, Reason.MACHINE_DISTURBED)
+    assert "says 99 C" in found.message
 
 
 def test_a_canary_that_moved_is_invalid() -> None:
@@ -119,10 +160,93 @@ def test_hidden_processes_are_made_up_for_by_a_fast_canary_only() -> None:
     assert "foreign_processes" in found.message
 
 
-def test_of_several_cards_the_busy_one_counts() -> None:
-    lines = (FIXTURES / "quiet.csv").read_text().splitlines()
-    lines.append(_sample(BEGAN + 500, sm=210, bits=0x40, busy=3, foreign=2, gpu=1))
-    assert judged(parse_telemetry(("\n".join(lines) + "\n").encode())).verdict is Verdict.PASS
+def test_of_several_cards_the_one_that_the_job_uses_counts() -> None:
+    for neighbour in (
+        {"sm": 210, "bits": 0x40, "busy": 0, "foreign": 0},
+        {"sm": 1200, "bits": 0x40, "busy": 100, "foreign": 3},
+    ):
+        found = judged(with_neighbour(**neighbour))
+        assert found.verdict is Verdict.PASS, found.message
+
+
+def test_where_it_may_have_been_either_card_nothing_is_known() -> None:
+    own = ("0x0000000000000000", "0x40")
+    found = judged(with_neighbour(own, sm=2505, bits=0, busy=100, foreign=0))
+    assert found.verdict is Verdict.NOT_VERIFIED
+    assert "2 cards that the cells may have run on (0, 1)" in found.message
+    assert "CUDA_VISIBLE_DEVICES" in found.next_step
+    assert judged(with_neighbour(sm=2505, bits=0, busy=99, foreign=0)).verdict is Verdict.PASS
+    both = judged(with_neighbour(own, sm=2505, bits=0x40, busy=99, foreign=0))
+    assert both.verdict is Verdict.INVALID
+
+
+def test_a_card_at_rest_ran_no_cells() -> None:
+    resting = edited("quiet.csv", (",98,", ",0,"))
+    assert judged(parse_telemetry(resting)).verdict is Verdict.NOT_VERIFIED
+    asleep = parse_telemetry(resting.replace(b",2505,", b",210,"))
+    found = judged(asleep, ended_ms=BEGAN + 3000)
+    assert (found.verdict, found.reason) == (Verdict.INVALID, Reason.MACHINE_DISTURBED)
+    assert "at rest in all of the 4 samples" in found.message
+
+
+def test_telemetry_of_another_card_is_invalid() -> None:
+    found = judged(parse_telemetry(edited("quiet.csv", (RTX_4090, "NVIDIA H200")), "t.csv"))
+    assert found.verdict is Verdict.INVALID
+    assert f"t.csv is of NVIDIA H200, the rows are of {RTX_4090}" in found.message
+
+
+def test_fields_that_are_known_at_another_time_only_are_missing() -> None:
+    head, *lines = (FIXTURES / "quiet.csv").read_text().splitlines()
+    before = _sample(BEGAN - 60_000, sm=2505, bits=0, busy=98, foreign=0)
+    unread = [
+        line.replace("2505,2520", "[N/A],[N/A]").replace("0x0000000000000000", "[N/A]")
+        for line in lines
+    ]
+    found = judged(parse_telemetry(("\n".join([head, before, *unread]) + "\n").encode()))
+    assert found.verdict is Verdict.NOT_VERIFIED
+    assert "does not say throttle of the time of the cells" in found.message
+
+
+# --- the canary -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (RTX_4090, "NVIDIA H200", "canary.csv is of NVIDIA H200, the rows are of"),
+        (",920,", ",50000,", "copy of 50000 GB/s cannot be true on the RTX 4090"),
+        (",4800,", ",9e9,", "l2_read of 9e+09 GB/s cannot be true"),
+        (",150,", ",400,", "gemm of 400 TFLOP/s cannot be true"),
+        ("910.8,GB/s", "910.8,TB/s", "copy is in gb/s, tb/s"),
+        ("2.4,us", "2.4,parsec", "launch is in parsec"),
+        ("1763900000000", "1", "at began_ms 1, before"),
+        ("1763900002000", "1763899000000", "probes after the cells"),
+        ("1763900000000", "1763900099000", "probes before the cells"),
+        ("1763900000000", "1753900000000", "probes before the cells"),
+    ],
+)
+def test_a_canary_that_is_not_of_these_rows_is_invalid(old: str, new: str, says: str) -> None:
+    found = judged(probes=parse_canary(edited("steady.canary.csv", (old, new))))
+    assert found.verdict is Verdict.INVALID, found.message
+    assert says in found.message
+
+
+@pytest.mark.parametrize("probe", ["copy", "gemm", "launch"])
+def test_each_probe_is_needed(probe: str) -> None:
+    found = judged(probes=parse_canary(edited("steady.canary.csv", (f",{probe},", ",foo,"))))
+    assert found.verdict is Verdict.NOT_VERIFIED
+    assert f"no value of {probe} both before and after" in found.message
+
+
+def test_a_canary_without_device_time_or_end_is_not_verified() -> None:
+    for old, new, says in (
+        (",device,", ",host,", "does not say device"),
+        (",began_ms", ",then", "does not say began_ms"),
+        ("#end,8\n", "", "has no end mark"),
+    ):
+        found = judged(probes=parse_canary(edited("steady.canary.csv", (old, new))))
+        assert found.verdict is Verdict.NOT_VERIFIED
+        assert says in found.message
 
 
 @pytest.mark.parametrize("column", ["began_ms", "sm_mhz", "sm_max_mhz"])
@@ -192,6 +316,9 @@ def test_telemetry_that_is_none_is_refused_with_its_place(data: bytes, says: str
         (b"when,probe,value,unit\nbefore,copy,-1,TB/s\n", "positive"),
         (b"when,probe,value,unit\nduring,copy,1,TB/s\n", "before nor after"),
         (b"when,probe,value,unit\nbefore,copy\n", "line 2"),
+        (b"when,probe,value,unit\nbefore,copy,1,TB/s\n#end,99\n", "counts 99 rows"),
+        (b"when,probe,value,unit\n#end,0\nbefore,copy,1,TB/s\n", "after the end mark"),
+        (b"when,probe,value,unit,began_ms\nbefore,copy,1,TB/s,soon\n", "column began_ms"),
     ],
 )
 def test_a_canary_that_is_none_is_refused_with_its_place(data: bytes, says: str) -> None:

@@ -157,7 +157,7 @@ def decode(**changes: object):
     ref = {64: 0.0271, 128: 0.0272, 256: 0.0275, 512: 0.0280, 1024: 0.0288}
     tri = {64: 0.0029, 128: 0.0030, 256: 0.0034, 512: 0.0046, 1024: 0.0064}
     times: dict[str, object] = {"tri_ms": tri.__getitem__, "ref_ms": ref.__getitem__}
-    times |= {name: tri.__getitem__ for name in ("kernel_tri_ms", "operator_tri_ms")}
+    times |= dict.fromkeys(("kernel_tri_ms", "operator_tri_ms"), tri.__getitem__)
     for level, side in itertools.product(("kernel", "operator"), ("shipped", "strongest")):
         times[f"{level}_{side}_ms"] = ref.__getitem__
     shape = {"N": 4, "H": 16, "form": "decode", "device": "NVIDIA H200", "launch_us": 1.0}

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from orchestrator.evidence.cards import CARDS, find_card
+from orchestrator.evidence.cards import CARDS, find_card, is_slice, same_card
 from orchestrator.evidence.foreign import ForeignRow
 from orchestrator.evidence.roofline import (
     Work,
@@ -175,3 +175,18 @@ def test_every_card_has_a_source_and_every_dtype() -> None:
     for card in CARDS:
         assert card.source
         assert set(card.tflops) == {"fp16", "bf16", "fp32"}
+
+
+def test_one_card_has_several_names_and_a_slice_is_its_cards() -> None:
+    for one, other, same in (
+        ("NVIDIA GeForce RTX 4090", "RTX 4090", True),
+        ("NVIDIA H200", "NVIDIA H200 MIG 1g.18gb", True),
+        ("NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-80GB", True),
+        ("Fancy GPU 9000", "NVIDIA Fancy GPU 9000", True),
+        ("NVIDIA GeForce RTX 4090", "NVIDIA GeForce RTX 4090 D", False),
+        ("NVIDIA H200", "NVIDIA GeForce RTX 4090", False),
+        ("Fancy GPU 9000", "Fancy GPU 8000", False),
+    ):
+        assert same_card(one, other) is same_card(other, one) is same
+    assert is_slice("NVIDIA H200 MIG 1g.18gb")
+    assert not is_slice("NVIDIA H200")

@@ -1,0 +1,223 @@
+"""The telemetry: what the card that ran the cells did meanwhile, and which card that was."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pydantic import JsonValue
+
+from orchestrator.evidence.cards import same_card
+from orchestrator.evidence.telemetry import HARMFUL, Sample, Telemetry, throttle_names
+from orchestrator.gates.findings import Finding, invalid, listed
+from orchestrator.gates.timed import Watched, cell_name, disturbed, unverified
+from orchestrator.models.verdict import Verdict
+
+LOWEST_CLOCK = 0.8
+"""Of the card's maximum, while a cell is timed. Less is said, and is no fault by itself: drivers
+name maxima that no boost reaches, and a card at its power cap is itself."""
+HOTTEST_C = 90
+"""Where cards begin to slow themselves down."""
+SLACK_MS = 5_000
+"""How far from a short cell a sample may lie and still tell about it."""
+BUSY = 5
+"""Percent of utilisation that a card in use reaches."""
+ASLEEP = 0.5
+"""Of the clock that the rows claim: a card that runs below it does not run those cells."""
+ENOUGH = 3
+"""Samples that cannot all have hit a pause."""
+
+COOL = "Let the card cool down, look for a power or thermal limit, and measure again."
+ALONE = "See `nvidia-smi` for who else uses the card, and measure again when it is free."
+AGAIN = "Measure again with this project's benchmark on a machine where it can be read."
+
+
+def telemetry_findings(
+    file: str, rows: Sequence[Watched], telemetry: Telemetry | None, measured: dict[str, JsonValue]
+) -> Iterable[Finding]:
+    """What is wrong with the card while the cells of `rows` ran; what was seen, into `measured`."""
+    if telemetry is None or not telemetry.samples:
+        what = "There is no telemetry" if telemetry is None else f"{telemetry.file} has no samples"
+        yield unverified(
+            f"{what} of the time when {file} was measured: throttling and other load are unknown.",
+            "Run the benchmark as a job of `orchestrate run`, whose agent samples the card.",
+        )
+        return
+    measured["samples"] = len(telemetry.samples)
+    for device in dict.fromkeys(row.device for row in rows):
+        own = [row for row in rows if row.device == device]
+        cards = _cards(telemetry, device)
+        if not cards:
+            names = dict.fromkeys(sample.name for sample in telemetry.samples)
+            yield invalid(
+                f"{telemetry.file} is of {listed(names)}, the rows are of {device}.",
+                "Judge the rows with the telemetry of their own job.",
+            )
+            continue
+        seen = {gpu: _seen(own, card) for gpu, card in _used(cards, own).items()}
+        found = {gpu: list(one.findings(telemetry.file)) for gpu, one in seen.items()}
+        first = next(iter(seen))
+        disturbed_all = all(
+            any(finding.verdict is Verdict.INVALID for finding in findings)
+            for findings in found.values()
+        )
+        if len(found) == 1 or disturbed_all or not any(found.values()):
+            # the same can be said whichever of them it was
+            yield from found[first]
+            seen[first].measure(measured)
+        else:
+            yield unverified(
+                f"{telemetry.file} has {len(found)} cards that the cells may have run on "
+                f"({listed(found)}), and not all were undisturbed.",
+                "Name the card in CUDA_VISIBLE_DEVICES: then the agent samples no other.",
+            )
+
+
+def _cards(telemetry: Telemetry, device: str | None) -> dict[str, Telemetry]:
+    """The samples of each card that can be the rows' `device`."""
+    cards: dict[str, list[Sample]] = {}
+    fits = {
+        name: not (name and device) or same_card(name, device)
+        for name in {sample.name for sample in telemetry.samples}
+    }
+    for sample in telemetry.samples:
+        if fits[sample.name]:
+            cards.setdefault(sample.gpu, []).append(sample)
+    return {
+        gpu: Telemetry(telemetry.file, tuple(samples), telemetry.fields)
+        for gpu, samples in cards.items()
+    }
+
+
+def _used(cards: Mapping[str, Telemetry], rows: Sequence[Watched]) -> Mapping[str, Telemetry]:
+    """Those of several cards that the cells can have run on: busy, and with nobody else's work."""
+    windows = [(r.began_ms, r.ended_ms) for r in rows]
+    began = min((began for began, _ in windows if began is not None), default=None)
+    ended = max((ended for _, ended in windows if ended is not None), default=None)
+    if len(cards) == 1 or began is None or ended is None:
+        return cards
+    during = {gpu: card.between(began, ended, SLACK_MS) for gpu, card in cards.items()}
+    busy = {
+        gpu: cards[gpu]
+        for gpu, samples in during.items()
+        if any((s.utilisation or 0) >= BUSY for s in samples)
+    }
+    alone = {gpu: card for gpu, card in busy.items() if all(s.foreign == 0 for s in during[gpu])}
+    return alone or busy or cards
+
+
+@dataclass
+class _Seen:
+    """What the samples of one card say about the cells."""
+
+    card: Telemetry
+    rows: int = 0
+    unseen: list[Watched] = field(default_factory=list)
+    trouble: dict[str, list[str]] = field(
+        default_factory=lambda: {"throttled": [], "busy": [], "hot": []}
+    )
+    slow: list[float] = field(default_factory=list)
+    """Shares of the maximum clock, of cells where it was low."""
+    hottest: float | None = None
+    known: set[str] = field(default_factory=set)
+    """Fields that a sample during the cells has."""
+    during: dict[float, bool] = field(default_factory=dict)
+    """Of samples within a cell, by time: whether the card was at rest."""
+    asleep: bool = True
+
+    def take(self, row: Watched) -> None:
+        """Add one cell."""
+        began, ended = row.began_ms, row.ended_ms
+        samples: tuple[Sample, ...] = ()
+        if began is not None and ended is not None and ended >= began:
+            samples = self.card.between(began, ended, SLACK_MS)
+        if not samples or began is None or ended is None:
+            self.unseen.append(row)
+            return
+        self.rows += 1
+        for kind, said in self._troubles(samples).items():
+            self.trouble[kind].append(f"{cell_name(row)} {said}")
+        for sample in samples:
+            if began <= sample.when_ms <= ended and sample.utilisation is not None:
+                self.during[sample.when_ms] = sample.utilisation == 0
+                if row.sm_mhz and sample.sm_mhz and sample.sm_mhz >= ASLEEP * row.sm_mhz:
+                    self.asleep = False
+
+    def _troubles(self, samples: Sequence[Sample]) -> dict[str, str]:
+        found = {}
+        bits = 0
+        shares = []
+        for sample in samples:
+            bits |= (sample.throttle or 0) & HARMFUL
+            for name in ("throttle", "sm_mhz", "temperature_c"):
+                if getattr(sample, name) is not None:
+                    self.known.add(name)
+            if sample.sm_mhz is not None and sample.sm_max_mhz and not sample.idle:
+                shares.append(sample.sm_mhz / sample.sm_max_mhz)
+        slow = ""
+        if shares and statistics.median(shares) < LOWEST_CLOCK:
+            self.slow.append(statistics.median(shares))
+            slow = f"{self.slow[-1]:.0%} of the maximum clock"
+        if bits:
+            found["throttled"] = f"({', '.join(filter(None, (throttle_names(bits), slow)))})"
+        company = max((s.foreign for s in samples if s.foreign is not None), default=0)
+        if company > 0:
+            found["busy"] = f"({company:g})"
+        degrees = max((s.temperature_c for s in samples if s.temperature_c is not None), default=0)
+        self.hottest = max(degrees, self.hottest or 0) or None
+        if degrees >= HOTTEST_C:
+            found["hot"] = f"({degrees:g} C)"
+        return found
+
+    def measure(self, measured: dict[str, JsonValue]) -> None:
+        """What was seen, beside the findings."""
+        measured["hottest_c"] = self.hottest
+        if self.slow:
+            measured["slow_clock"] = (
+                f"{min(self.slow):.0%} of the maximum at least, below {LOWEST_CLOCK:.0%} in "
+                f"{len(self.slow)} of {self.rows} cells"
+            )
+
+    def findings(self, file: str) -> Iterable[Finding]:
+        """Everything that keeps the card from being trusted."""
+        for kind, sentence, remedy in (
+            ("throttled", "The card was throttled while it was timed", COOL),
+            ("busy", "Other processes used the card while it was timed", ALONE),
+            ("hot", "The card was too hot while it was timed", COOL),
+        ):
+            if self.trouble[kind]:
+                yield disturbed(f"{sentence}: {listed(self.trouble[kind], 2)}.", remedy)
+        if self.during and all(self.during.values()):
+            said = (
+                f"{file} shows a card at rest in all of the {len(self.during)} samples during the "
+                "cells"
+            )
+            remedy = "Judge the rows with the telemetry of the card that they were timed on."
+            if self.asleep and len(self.during) >= ENOUGH:
+                yield disturbed(f"{said}, at half the clock that the rows claim, or less.", remedy)
+            else:
+                yield unverified(f"{said}.", remedy)
+        for name in ("throttle", "sm_mhz", "temperature_c"):
+            if self.rows and name not in self.known:
+                yield unverified(f"{file} does not say {name} of the time of the cells.", AGAIN)
+        if self.unseen:
+            more = len(self.unseen) - 1
+            yield unverified(
+                f"No sample of {file} tells about {self.unseen[0].where}"
+                + (f" and {more} more" if more else "")
+                + ": began_ms and ended_ms "
+                + (
+                    "lie outside the samples."
+                    if self.unseen[0].began_ms is not None
+                    else "are missing from the row."
+                ),
+                AGAIN,
+            )
+
+
+def _seen(rows: Sequence[Watched], card: Telemetry) -> _Seen:
+    seen = _Seen(card)
+    for row in rows:
+        seen.take(row)
+    return seen

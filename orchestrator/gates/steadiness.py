@@ -1,0 +1,168 @@
+"""The canary: whether it was this card's, at this time, and found it the same before and after."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+
+from pydantic import JsonValue
+
+from orchestrator.evidence.canary import AFTER, BEFORE, PER_TERA, Canary, Probe
+from orchestrator.evidence.cards import Card, find_card, same_card
+from orchestrator.gates.findings import Finding, invalid, listed
+from orchestrator.gates.timed import EARLIEST_MS, Watched, disturbed, unverified
+from orchestrator.models.verdict import Reason
+
+DRIFT = 0.05
+LAUNCH_DRIFT = 0.5
+"""A launch is a matter of the host too, and of microseconds."""
+REQUIRED_PROBES = ("copy", "gemm", "launch")
+UNITS = {
+    "copy": tuple(PER_TERA),
+    "l2_read": tuple(PER_TERA),
+    "gemm": ("tflop/s",),
+    "launch": ("us",),
+}
+TOLERANCE = 1.05
+MOST_L2 = 16
+"""No cache is so many times as fast as its card's DRAM."""
+SLACK_MS = 5_000
+DAY_MS = 86_400_000
+
+_AGAIN = "Measure with this project's benchmark, which writes <stem>.canary.csv, to its end."
+_OWN = "Judge the rows with the canary that was written beside them."
+
+
+def canary_findings(
+    file: str, rows: Sequence[Watched], canary: Canary | None, measured: dict[str, JsonValue]
+) -> Iterable[Finding]:
+    """What is wrong with the canary of the cells of `rows`; the drift goes into `measured`."""
+    if canary is None or not canary.probes:
+        what = "There is no canary" if canary is None else f"{canary.file} holds no probes"
+        yield unverified(
+            f"{what} beside {file}: whether the card was the same before and after is unknown.",
+            _AGAIN,
+        )
+        return
+    yield from _identity(rows, canary)
+    yield from _when(rows, canary)
+    yield from _values(rows, canary)
+    yield from _drift(file, canary, measured)
+
+
+def _identity(rows: Sequence[Watched], canary: Canary) -> Iterable[Finding]:
+    """A canary of another card says nothing about this one."""
+    if not canary.complete:
+        yield unverified(f"{canary.file} has no end mark: it is cut off.", _AGAIN)
+    probed = dict.fromkeys(probe.device for probe in canary.probes)
+    if None in probed:
+        yield unverified(f"{canary.file} does not say device in every row.", _AGAIN)
+    for device in dict.fromkeys(row.device for row in rows):
+        others = [name for name in probed if name and device and not same_card(name, device)]
+        if others:
+            yield invalid(f"{canary.file} is of {others[0]}, the rows are of {device}.", _OWN)
+
+
+def _when(rows: Sequence[Watched], canary: Canary) -> Iterable[Finding]:
+    times = [probe.began_ms for probe in canary.probes if probe.began_ms is not None]
+    if len(times) < len(canary.probes):
+        yield unverified(f"{canary.file} does not say began_ms in every row.", _AGAIN)
+    if times and min(times) < EARLIEST_MS:
+        yield invalid(
+            f"{canary.file} was measured at began_ms {min(times):.0f}, before there was this "
+            "benchmark.",
+            "Set the machine's clock, and measure again.",
+        )
+        return
+    began = min((row.began_ms for row in rows if row.began_ms is not None), default=None)
+    ended = max((row.ended_ms for row in rows if row.ended_ms is not None), default=None)
+    for when, gap in (
+        (BEFORE, lambda at: None if began is None else began - at),
+        (AFTER, lambda at: None if ended is None else at - ended),
+    ):
+        if (said := _far(when, canary.probes, gap)) is not None:
+            yield invalid(f"{canary.file}: the probes {when} the cells {said}.", _OWN)
+
+
+def _far(when: str, probes: Sequence[Probe], gap: Callable[[float], float | None]) -> str | None:
+    """How the nearest probe lies wrong to the cells."""
+    gaps = [
+        ms
+        for probe in probes
+        if probe.when == when and probe.began_ms is not None
+        if (ms := gap(probe.began_ms)) is not None
+    ]
+    if not gaps or any(-SLACK_MS <= ms <= DAY_MS for ms in gaps):
+        return None
+    nearest = min(gaps, key=abs)
+    return (
+        f"were measured {abs(nearest) / 1e3:.0f} s {'off' if nearest > 0 else 'on the wrong side'}"
+    )
+
+
+def _values(rows: Sequence[Watched], canary: Canary) -> Iterable[Finding]:
+    """Units that can be compared, and nothing that the card cannot do."""
+    for name in dict.fromkeys(probe.probe for probe in canary.probes):
+        units = list(dict.fromkeys(p.unit.lower() for p in canary.probes if p.probe == name))
+        if len(units) > 1 or units[0] not in UNITS.get(name, (units[0],)):
+            yield invalid(f"{canary.file}: {name} is in {listed(units)}.", _AGAIN)
+            return
+    card = find_card(rows[0].device or "")
+    if card is None:
+        return
+    for probe in canary.probes:
+        most = _most(probe, card)
+        if most is not None and probe.value > most[0]:
+            yield invalid(
+                f"{canary.file}: {probe.probe} of {probe.value:g} {probe.unit} cannot be true on "
+                f"the {card.name}: {most[1]}.",
+                "Do not use this canary; look at what was measured.",
+                Reason.IMPOSSIBLE,
+            )
+            return
+
+
+def _most(probe: Probe, card: Card) -> tuple[float, str] | None:
+    """The most that a probe can have found, in its unit, and why."""
+    tera = PER_TERA.get(probe.unit.lower())
+    if probe.probe == "gemm":
+        peak = max(card.tflops.values())
+        return TOLERANCE * peak, f"its peak is {peak:g} TFLOP/s"
+    if tera is None:
+        return None
+    said = f"its DRAM moves {card.dram_tb_per_s:g} TB/s"
+    factor = MOST_L2 if "l2" in probe.probe else TOLERANCE
+    return factor * card.dram_tb_per_s / tera, said
+
+
+def _drift(file: str, canary: Canary, measured: dict[str, JsonValue]) -> Iterable[Finding]:
+    drifts: dict[str, float] = {}
+    moved: list[str] = []
+    half = [name for name in REQUIRED_PROBES if not any(p.probe == name for p in canary.probes)]
+    for probe in dict.fromkeys(probe.probe for probe in canary.probes):
+        values = {
+            when: [p.value for p in canary.probes if p.probe == probe and p.when == when]
+            for when in (BEFORE, AFTER)
+        }
+        if not all(values.values()):
+            half.append(probe)
+            continue
+        before, after = (statistics.median(values[when]) for when in (BEFORE, AFTER))
+        drift = after / before - 1
+        limit = LAUNCH_DRIFT if "launch" in probe else DRIFT
+        if "launch" not in probe:
+            drifts[probe] = drift
+        if abs(drift) > limit:
+            unit = next(p.unit for p in canary.probes if p.probe == probe)
+            moved.append(f"{probe} from {before:g} to {after:g} {unit} ({drift:+.1%})")
+    measured["drift"] = round(max(map(abs, drifts.values()), default=0), 4)
+    if moved:
+        yield disturbed(
+            f"The card was not the same before and after the cells of {file}: {listed(moved)}.",
+            "Find what changed (heat, power limit, another user), and measure again.",
+        )
+    if half:
+        yield unverified(
+            f"{canary.file} has no value of {listed(half)} both before and after.",
+            "Let the benchmark run to its end: the second canary comes last.",
+        )
