@@ -4,10 +4,11 @@
         --margin 1.2 --out selection_report.md
 
 The rule is `contract.threshold`, on the speedup at operator level over the strongest reference:
-what the threshold switches in production. One row that cannot be trusted, for whatever reason, and
-there is no decision. Standard library only, so that a laptop without torch can decide.
+what the threshold switches in production. One row that cannot be trusted (`distrust`), or a length
+that some family lacks, and there is no decision. Standard library only, so that a laptop without
+torch can decide; what takes more than these files is left to `orchestrate judge`.
 
-Exit codes: 0 a decision, ENABLE or KEEP_OFF; 4 UNDECIDED, because some row cannot be trusted; 2
+Exit codes: 0 a decision, ENABLE or KEEP_OFF; 4 UNDECIDED, because the files do not carry one; 2
 usage, or a file that cannot be read or written.
 """
 
@@ -15,18 +16,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kernels.bench.contract import (
-    CONTRACT_VERSION,
-    CPU_INTERPRETER,
     DEFAULT_MARGIN,
     MAX_MAE,
-    TRITON_PREFIX,
     Cell,
     ContractError,
     Threshold,
@@ -36,21 +34,14 @@ from kernels.bench.contract import (
     shortfall,
     threshold,
 )
+from kernels.bench.distrust import distrust, number
 
 ENABLE, KEEP_OFF, UNDECIDED = "ENABLE", "KEEP_OFF", "UNDECIDED"
 EXIT_UNDECIDED = 4
 
 BOUND = "operator_strongest_lo"
-MIN_ITERS = 10
-"""Fewest iterations of a trusted row: the benchmark gives no interval below."""
-ROUNDING = 0.01
-"""By which a speedup may miss the ratio of the times, relative: the columns are rounded."""
-_TIMES = (
-    "tri_ms", "ref_ms",
-    "kernel_tri_ms", "kernel_shipped_ms", "kernel_strongest_ms",
-    "operator_tri_ms", "operator_shipped_ms", "operator_strongest_ms",
-)  # fmt: skip
-_ERRORS = ("mae", "max_err", "ref_mae", "ref_max_err")
+NOT_JUDGED = "physics, machine and flatness are not judged here: orchestrate judge"
+"""Nor whether there is such a device: that takes evidence which these files do not hold."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +87,7 @@ def decide(texts: Mapping[str, tuple[str, str]], margin: float) -> Decision:
             problems.append(f"{name}: no rows")
         for line, row in zip(table.lines, table.rows, strict=True):
             at = f"{name}, line {line}"
-            found = [] if absent else _distrust(row, mode)
+            found = [] if absent else distrust(row, mode)
             problems += [f"{at}: {problem}" for problem in found]
             if found or absent:
                 continue
@@ -105,6 +96,8 @@ def decide(texts: Mapping[str, tuple[str, str]], margin: float) -> Decision:
             except ContractError as error:
                 problems.append(str(error))
     problems += _mixed([row for _, row in cells])
+    if not problems:
+        problems += _holes([cell for cell, _ in cells])
     result = None
     if cells and not problems:
         try:
@@ -117,76 +110,34 @@ def decide(texts: Mapping[str, tuple[str, str]], margin: float) -> Decision:
     return Decision(word, margin, result, (), tuple(cells))
 
 
-def _distrust(row: Mapping[str, str], mode: str) -> list[str]:
-    """Why this row must not take part in a decision."""
-    if row["status"] != "ok":
-        return [row["status"] or "no status"]
-    why = []
-    if row["mode"] != mode:
-        why.append(f"mode {row['mode']!r} in the {mode} file")
-    if row["contract"] != str(CONTRACT_VERSION):
-        why.append(f"contract version {row['contract']!r}, not {CONTRACT_VERSION}")
-    if row["device"] == CPU_INTERPRETER:
-        why.append("timed in Triton's interpreter, no CUDA device")
-    elif row["device"].strip().lower() in ("", "cpu", "unknown"):
-        why.append(f"device {row['device']!r} is no CUDA device")
-    why += [
-        f"{column} is {row[column]!r}, no kernel of {TRITON_PREFIX}*"
-        for column in ("kernel", "kernel_launched", "operator_launched")
-        if not row[column].startswith(TRITON_PREFIX)
-    ]
-    for side, column in (("reference", "ref_probe"), ("kernel", "tri_probe")):
-        if row[column] != "ok":
-            why.append(f"{side} probe: {row[column] or 'not run'}")
-    if not row["streams"] == row["tri_streams"] == row["ref_streams"]:
-        why.append(
-            f"{row['tri_streams'] or 'unknown'} streams against {row['ref_streams'] or 'unknown'}, "
-            f"asked for {row['streams']}"
-        )
-    return why + _distrust_numbers(row)
-
-
-def _distrust_numbers(row: Mapping[str, str]) -> list[str]:
-    number = {name: _number(row[name]) for name in (*_TIMES, *_ERRORS, "speedup", "iters", "L")}
-    why = [
-        f"{name} is {row[name] or 'missing'}, not a time above zero"
-        for name in _TIMES
-        if not 0 < number[name] < math.inf
-    ]
-    expected = number["ref_ms"] / number["tri_ms"] if not why else math.nan
-    if not why and not abs(number["speedup"] / expected - 1) <= ROUNDING:
-        why.append(
-            f"speedup {row['speedup']} is not ref_ms / tri_ms = {expected:.4g}: swapped sides?"
-        )
-    if not number["iters"] >= MIN_ITERS:
-        why.append(f"{row['iters'] or 'unknown'} iterations, at least {MIN_ITERS} give an interval")
-    for side, name in (("kernel", "mae"), ("reference", "ref_mae")):
-        if not number[name] <= MAX_MAE:
-            why.append(f"{side} is wrong: {name} {row[name] or 'missing'} > {MAX_MAE:g}")
-    # a single key has weight 1 whatever its score: there nothing is rounded
-    if number["L"] > 1 and any(number[name] == 0 for name in _ERRORS):
-        zero = ", ".join(name for name in _ERRORS if number[name] == 0)
-        why.append(f"errors of exactly zero ({zero}): nothing was compared")
-    if not _number(row[BOUND]) > 0:
-        why.append(f"{BOUND} is {row[BOUND] or 'missing'}, not a speedup")
-    return why
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
 def _mixed(rows: Sequence[Mapping[str, str]]) -> list[str]:
     """Columns in which rows of one decision must not differ."""
-    found = {name: sorted({row[name] for row in rows}) for name in ("device", "level", "basis")}
+    names = ("device", "level", "basis", "torch", "triton")
+    found = {name: sorted({row[name] for row in rows}) for name in names}
     return [
         f"rows of more than one {name}: {', '.join(values)}"
         for name, values in found.items()
         if len(values) > 1
     ]
+
+
+def _holes(cells: Sequence[Cell]) -> list[str]:
+    """Lengths that a family does not have, although the decision would be about them.
+
+    A family may begin at a longer length than others: no decision reaches below.
+    """
+    lengths: dict[str, set[int]] = {}
+    for cell in cells:
+        lengths.setdefault(cell.family, set()).add(cell.L)
+    tested = set().union(*lengths.values())
+    problems = []
+    for family, own in sorted(lengths.items()):
+        holes = [f"L={length}" for length in sorted(tested - own) if length > min(own)]
+        if holes:
+            problems.append(f"{family}: not measured at {', '.join(holes)}, where others are")
+        elif len(own) == 1:
+            problems.append(f"{family}: measured at L={min(own)} alone, which shows no threshold")
+    return problems
 
 
 def markdown(decision: Decision) -> str:
@@ -206,6 +157,7 @@ def markdown(decision: Decision) -> str:
         if decision.threshold.obstacles:
             lines += ["What stands against a smaller threshold:", ""]
             lines += [f"- {_plain(why)}" for why in decision.threshold.obstacles] + [""]
+    lines += [f"{NOT_JUDGED.capitalize()}.", ""]
     if decision.cells:
         lines += [
             "| family | L | Triton, ms | reference, ms | speedup | MAE | judged |",
@@ -274,9 +226,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="Markdown report to write")
     parser.add_argument("--json", type=Path, help="also write the decision as JSON")
     args = parser.parse_args(argv)
+    paths = [path for path in (args.dense, args.varlen, args.out, args.json) if path]
+    for i, output in enumerate(paths[2:], start=2):
+        if any(_same(output, other) for other in paths[:i]):
+            parser.error(f"{output} is named twice: a report would overwrite it")
     try:
         texts = {
-            mode: (path.name, path.read_text(encoding="utf-8", errors="replace"))
+            # Excel begins what it saves as UTF-8 with a byte order mark
+            mode: (path.name, path.read_text(encoding="utf-8-sig", errors="replace"))
             for mode, path in (("dense", args.dense), ("varlen", args.varlen))
         }
         decision = decide(texts, args.margin)
@@ -286,15 +243,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"sel_threshold_from_csv: {error}", file=sys.stderr)
         return 2
-    print(_headline(decision).replace("`", ""))
-    for problem in decision.problems:
-        print(f"  {_printable(problem)}")
+    try:
+        print(_headline(decision).replace("`", ""))
+        for problem in decision.problems:
+            print(f"  {_printable(problem)}")
+        print(NOT_JUDGED, flush=True)
+    except BrokenPipeError:
+        # whoever reads has seen enough; Python must not try once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return EXIT_UNDECIDED if decision.word == UNDECIDED else 0
 
 
+def _same(one: Path, other: Path) -> bool:
+    """Two names of one file, whether or not it exists."""
+    return one.resolve() == other.resolve() or (
+        one.exists() and other.exists() and one.samefile(other)
+    )
+
+
 def _margin(text: str) -> float:
-    value = float(text)
-    if not (math.isfinite(value) and value > 0):
+    value = number(text)
+    if not value > 0:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
 
