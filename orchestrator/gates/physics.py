@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pydantic import JsonValue
 
 from kernels.bench import contract
-from orchestrator.evidence.cards import MIB, Card, find_card
+from orchestrator.evidence.cards import MIB, Card, find_card, is_slice
 from orchestrator.evidence.roofline import (
     Bound,
     Work,
@@ -25,11 +25,24 @@ from orchestrator.evidence.roofline import (
 )
 from orchestrator.gates.findings import Finding, conclude, counted, listed
 from orchestrator.gates.flatness import flatness
-from orchestrator.gates.timed import REQUIRED, SIDES, Time, Timed, cell_name, times_of, unverified
+from orchestrator.gates.timed import (
+    EARLIEST_MS,
+    REQUIRED,
+    SIDES,
+    Time,
+    Timed,
+    cell_name,
+    times_of,
+    unverified,
+)
 from orchestrator.models.verdict import GateResult, Reason, Verdict
 
 TOLERANCE = 1.05
 """Faster than the limit by this factor is impossible; less is a clock's or a datasheet's error."""
+_WINDOW = 0.9
+"""Of the time that the iterations must have taken, between two readings of a wall clock."""
+_BELOW_LAUNCH = 0.25
+"""Of the launch floor: less is no launch, even if the card was asleep when that was measured."""
 _HEADROOM = 2.0
 """On L2 bandwidths that were measured, and may have been measured better."""
 
@@ -97,6 +110,8 @@ class _Judge:
         self._impossible: list[tuple[float, Time, Bound, Card]] = []
         self._unreal: list[str] = []
         self._misstated: list[str] = []
+        self._outside: list[str] = []
+        self._below_launch: list[str] = []
         self._cached: list[Time] = []
         self._missing: Counter[str] = Counter()
         self._assumed: Counter[tuple[str, ...]] = Counter()
@@ -118,19 +133,29 @@ class _Judge:
                 self._assumed[work.assumed] += 1
             elif row.bytes != work.bytes or row.flops != work.flops:
                 self._take_claim(row, work)
+        if row.began_ms is not None and row.ended_ms is not None:
+            self._take_window(row, row.began_ms, row.ended_ms)
         columns, getter = times_of(self._columns, row.level, row.basis)
         times = getter(row)
         cold = dram_ms(work, card) if card is not None and isinstance(work, Work) else 0.0
         large = card is not None and isinstance(work, Work) and 2 * work.bytes > card.l2_bytes
-        if large and self._plain(times, cold):
+        floor = _BELOW_LAUNCH * row.launch_us / 1e3 if row.launch_us else 0.0
+        if large and self._plain(times, cold, floor):
             return
         for column, ms in zip(columns, times, strict=True):
             if ms is None:
                 if column in REQUIRED:
                     self._missing[column] += 1
-            elif not 0 < ms < math.inf:
+                continue
+            if not 0 < ms < math.inf:
                 self._unreal.append(f"{row.where}: {column} is {ms:g}")
-            elif cold and isinstance(work, Work) and card is not None:
+                continue
+            if ms < floor:
+                self._below_launch.append(
+                    f"{row.where} ({cell_name(row)}): {SIDES[column]}'s {ms:g} ms is below its "
+                    f"launch floor, {row.launch_us:g} us"
+                )
+            if cold and isinstance(work, Work) and card is not None:
                 if cold > TOLERANCE * ms or 2 * work.bytes <= card.l2_bytes:
                     self._suspect(Time(row, column, ms, work), card)
                 if self._closest is None or cold > self._closest[0] * ms:
@@ -141,7 +166,22 @@ class _Judge:
         if row.ragged and row.form and (said := misstated(row, work)):
             self._misstated.append(f"{row.where} ({cell_name(row)}): {said}")
 
-    def _plain(self, times: Sequence[float | None], cold: float) -> bool:
+    def _take_window(self, row: Timed, began: float, ended: float) -> None:
+        """Both sides' iterations ran one after the other, and others beside them."""
+        both = (row.tri_ms or 0) + (row.ref_ms or 0)
+        needs = (row.iters or 0) * both
+        if not EARLIEST_MS <= began <= ended:
+            self._outside.append(
+                f"{row.where} ({cell_name(row)}): began_ms {began:.0f} and ended_ms {ended:.0f} "
+                "are no time of a measurement"
+            )
+        elif ended - began < _WINDOW * needs:
+            self._outside.append(
+                f"{row.where} ({cell_name(row)}): {row.iters} iterations of {both:g} ms for both "
+                f"sides take {needs:g} ms, the cell took {ended - began:.0f} (began_ms, ended_ms)"
+            )
+
+    def _plain(self, times: Sequence[float | None], cold: float, floor: float) -> bool:
         """Whether all are there, and none is remarkable: most rows are done with at this point."""
         try:
             fastest = min(times)  # type: ignore[type-var]
@@ -149,7 +189,9 @@ class _Judge:
         except TypeError:
             return False
         closest = self._closest[0] if self._closest else 0.0
-        return whole and fastest is not None and 0 < cold <= min(closest, TOLERANCE) * fastest
+        if not whole or fastest is None or fastest < floor:
+            return False
+        return 0 < cold <= min(closest, TOLERANCE) * fastest
 
     def _card(self, name: str | None) -> Card | None:
         if not name:
@@ -201,15 +243,15 @@ class _Judge:
             )
         if self._impossible:
             found.append(self._say_impossible())
-        if self._misstated:
-            found.append(
-                Finding(
-                    Verdict.INVALID,
-                    Reason.IMPOSSIBLE,
-                    f"{listed(self._misstated, 1)}.",
-                    "Look at how the benchmark counts the work: the limit rests on it.",
+        for wrong, remedy in (
+            (self._misstated, "Look at how the benchmark counts the work: the limit rests on it."),
+            (self._outside, "Set the machine's clock, and look at how the benchmark takes times."),
+            (self._below_launch, _SLOWER),
+        ):
+            if wrong:
+                found.append(
+                    Finding(Verdict.INVALID, Reason.IMPOSSIBLE, f"{listed(wrong, 1)}.", remedy)
                 )
-            )
         flat, self._launch_bound = flatness(
             self._families.values(), self._columns, self._card_of, self._launch_us
         )
@@ -276,6 +318,7 @@ class _Judge:
     def measured(self) -> dict[str, JsonValue]:
         """The numbers that decided."""
         cards = sorted({card.name for card in self._cards.values() if card})
+        slices = [name for name in self._cards if is_slice(name)]
         measured: dict[str, JsonValue] = {
             "cells": self._rows,
             "cards": list[JsonValue](cards),
@@ -288,6 +331,8 @@ class _Judge:
                 if card
             },
         }
+        if slices:
+            measured["slice"] = f"{listed(slices)}: held against the peaks of the whole card"
         if self._closest is not None:
             share, time, _ = self._closest
             measured["closest"] = {
@@ -309,8 +354,9 @@ class _Judge:
             return ""
         share, time, card = self._closest
         bound = f"{counted(len(self._launch_bound), 'time')} launch-bound; "
+        whole = "whole " if any(map(is_slice, self._cards)) else ""
         return (
-            f"{counted(self._rows, 'cell')} possible on the {card.name}: "
+            f"{counted(self._rows, 'cell')} possible on the {whole}{card.name}: "
             f"{bound if self._launch_bound else ''}closest to the limit at {share:.0%} is "
             f"{cell_name(time.row)}, {time.side}."
         )

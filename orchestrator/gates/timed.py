@@ -32,6 +32,11 @@ class Timed(Shaped, Protocol):
     """A row of a bench CSV, this project's or a foreign one. It has the columns of `SIDES` too."""
 
     @property
+    def tri_ms(self) -> float | None: ...  # noqa: D102
+    @property
+    def ref_ms(self) -> float | None: ...  # noqa: D102
+
+    @property
     def where(self) -> str:
         """File and line."""
 

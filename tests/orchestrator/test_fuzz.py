@@ -19,6 +19,7 @@ from orchestrator.evidence.canary import parse_canary
 from orchestrator.evidence.foreign import parse_foreign
 from orchestrator.evidence.junit import parse_junit
 from orchestrator.evidence.telemetry import is_telemetry, parse_telemetry
+from orchestrator.gates.machine import machine_gate
 from orchestrator.models.verdict import Outcome, Verdict
 
 MACHINE = Path(__file__).parent / "fixtures" / "machine"
@@ -26,6 +27,7 @@ COLUMNS = [
     "mode", "N", "H", "D", "Dv", "L", "nspans", "streams", "tri_ms", "triton_us", "sdpa_ms",
     "ref_ms", "speedup", "mae", "status", "device", "dtype", "flush_mib", "launch_us", "ragged",
     "bytes", "flops", "form", "began_ms", "ended_ms", "sm_mhz", "sm_max_mhz", "kernel", "Comment",
+    "iters", "temperature_c",
 ]  # fmt: skip
 FIELDS = st.one_of(
     st.sampled_from(
@@ -70,6 +72,7 @@ GOOD_CSV = csv_of("dense", *(row("dense", n) for n in (64, 128)))
 GOOD_XML = junit(junit_case("a", {"mae": "1e-4"}), junit_case("b"))
 GOOD_TELEMETRY = (MACHINE / "quiet.csv").read_bytes()
 GOOD_CANARY = (MACHINE / "steady.canary.csv").read_bytes()
+GOOD_ROWS = parse_bench(GOOD_CSV).rows
 
 
 def tolerated(parse, data: bytes):
@@ -100,6 +103,16 @@ def test_telemetry(data: bytes) -> None:
 def test_canary(data: bytes) -> None:
     found = tolerated(parse_canary, data)
     assert found is None or all(0 < probe.value < math.inf for probe in found.probes)
+
+
+@MANY
+@given(damaged(GOOD_TELEMETRY), damaged(GOOD_CANARY), tables())
+def test_the_machine_gate(samples: bytes, probes: bytes, table: bytes) -> None:
+    """Whatever can be parsed can be judged."""
+    foreign = tolerated(parse_foreign, table)
+    for rows in (GOOD_ROWS, foreign.rows if foreign else ()):
+        telemetry, canary = tolerated(parse_telemetry, samples), tolerated(parse_canary, probes)
+        assert machine_gate("x.csv", rows, telemetry, canary).message
 
 
 @MANY

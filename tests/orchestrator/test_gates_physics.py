@@ -181,6 +181,40 @@ def test_a_launch_floor_that_the_canary_denies_excuses_nothing() -> None:
     assert "the reference takes 0.15 ms at L=64 and 0.15 ms" in found.message
 
 
+def test_a_cell_cannot_be_shorter_than_its_iterations() -> None:
+    """50 iterations of 1.6 and 2.4 ms are 200 ms."""
+    began = cell(1024)["began_ms"]
+    assert judged(cell(1024, ended_ms=began + 190)).verdict is Verdict.PASS
+    found = judged(cell(1024, ended_ms=began + 170))
+    assert (found.verdict, found.reason) == (Verdict.INVALID, Reason.IMPOSSIBLE)
+    assert "50 iterations of 4 ms for both sides take 200 ms, the cell took 170" in found.message
+
+
+@pytest.mark.parametrize(
+    "when",
+    [{"began_ms": 0}, {"began_ms": 1, "ended_ms": 2000}, {"ended_ms": 1763900000000}],
+    ids=str,
+)
+def test_a_cell_that_ran_at_no_time_is_invalid(when: dict[str, int]) -> None:
+    found = judged(cell(1024, **when))
+    assert found.verdict is Verdict.INVALID
+    assert "no time of a measurement" in found.message
+
+
+def test_a_time_below_the_launch_floor_is_no_launch() -> None:
+    assert judged(cell(1024, launch_us=100)).verdict is Verdict.PASS
+    found = judged(cell(1024, launch_us=20_000))
+    assert (found.verdict, found.reason) == (Verdict.INVALID, Reason.IMPOSSIBLE)
+    assert "is below its launch floor, 20000 us" in found.message
+
+
+def test_a_slice_is_held_against_the_whole_card_and_that_is_said() -> None:
+    found = judged(*family(device="NVIDIA H200 MIG 1g.18gb"))
+    assert found.verdict is Verdict.PASS, found.message
+    assert "whole H200" in found.message
+    assert "1g.18gb: held against the peaks of the whole card" in found.measured["slice"]
+
+
 def test_order_of_rows_is_irrelevant() -> None:
     rows = family(ref_ms=2.0)
     assert judged(*rows[::-1]).reason is Reason.FLAT_IN_L
@@ -188,7 +222,7 @@ def test_order_of_rows_is_irrelevant() -> None:
 
 @pytest.mark.parametrize("device", ["Fancy GPU 9000", "NVIDIA A100"])
 def test_an_unknown_card_is_not_verified(device: str) -> None:
-    found = judged(cell(1024, device=device, tri_ms=1e-6))
+    found = judged(cell(1024, device=device, tri_ms=0.01))
     assert found.verdict is Verdict.NOT_VERIFIED
     assert device in found.message
 
