@@ -31,7 +31,8 @@ The job directory, in the order in which its files appear:
     log            stdout and stderr of the command, secrets masked
     telemetry.csv  what the GPUs were doing meanwhile (`telemetry.py` has the columns); only where
                    nvidia-smi says something
-    cancelled      somebody asked to stop
+    cancelled      somebody asked to stop; with result.json and no job.json where that was before
+                   the job came, which is then never started
     result.json    how it ended; wins over everything else
 
 A spec with a `lock` runs alone on its devices: the supervisor takes `<lock>.<index>` (flock) for

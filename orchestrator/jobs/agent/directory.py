@@ -7,14 +7,14 @@ import errno
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from .device import try_flock
 from .files import fsync_directory, read_json, write_whole
-from .processes import is_alive
-from .spec import Spec
+from .processes import is_alive, wait_until
 
 RESERVE_BYTES = 1 << 16
+ENDS_S = 1.0  # for a supervisor that has written the result
 
 
 class Job:
@@ -34,18 +34,17 @@ class Job:
         self.cancelled = self.dir / "cancelled"
         self.result = self.dir / "result.json"
 
-    def create(self, spec: Spec) -> None:
-        """Bring the directory into being with its job.json, or leave the one that is there."""
+    def create(self, fill: Callable[[Job], None]) -> None:
+        """Bring the directory into being with what `fill` writes, or leave the one that is there.
+
+        It appears all at once, so that of a submission and a cancellation one is first.
+        """
         self.dir.parent.mkdir(parents=True, exist_ok=True)
         draft = Job(str(self.dir.with_name(f".{self.dir.name}.{os.getpid()}.{time.time_ns()}")))
         try:
             draft.dir.mkdir(mode=0o700)
             draft.out.mkdir(mode=0o700)
-            # Random, because a compressing filesystem would keep no blocks for zeros.
-            draft.reserve.touch(mode=0o600)
-            draft.reserve.write_bytes(os.urandom(RESERVE_BYTES))
-            record = {**spec.record(), "created_at": time.time()}
-            write_whole(draft.spec, record)
+            fill(draft)
             draft.dir.rename(self.dir)
             fsync_directory(self.dir.parent)
         except OSError as error:
@@ -55,6 +54,13 @@ class Job:
                 draft.dir.rmdir()
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # somebody else was first
                 raise
+
+    def describe(self, record: dict[str, Any]) -> None:
+        """Write job.json, and set aside what the result will need."""
+        # Random, because a compressing filesystem would keep no blocks for zeros.
+        self.reserve.touch(mode=0o600)
+        self.reserve.write_bytes(os.urandom(RESERVE_BYTES))
+        write_whole(self.spec, {**record, "created_at": time.time()})
 
     def try_lock(self) -> int | None:
         """Return a descriptor that holds the lock until every copy of it is closed, or None."""
@@ -73,7 +79,11 @@ class Job:
         supervisor, command = process.get("supervisor"), process.get("command")
         supervised = is_alive(supervisor, process.get("boot_id"))
         result = read_json(self.result)
-        if result is not None:
+        if result is not None and supervised:
+            # It is the last that a supervisor does. Where it lives on, the job wrote that file.
+            ended = wait_until(lambda: not is_alive(supervisor, process.get("boot_id")), ENDS_S)
+            supervised, result = not ended, read_json(self.result) if ended else None
+        if result is not None and "state" in result:
             state = str(result["state"])
         elif not self.spec.exists():
             state = "ABSENT"

@@ -23,8 +23,10 @@ def submit(job: Job, spec: Spec) -> dict[str, Any]:
     if before["state"] in ("ABSENT", "SUBMITTED") and before["waiting_for"] is None:
         require_room(job, spec.min_free_bytes)
     if not job.spec.exists():
-        job.create(spec)
+        job.create(lambda draft: draft.describe(spec.record()))
     recorded, record = read_json(job.spec), spec.record()
+    if recorded is None and job.result.exists():  # cancelled before it came
+        return {"created": False, **job.status()}
     if recorded is None:
         raise Refused(f"{job.dir} exists and is not a job directory")
     differing = [name for name in IDENTITY if recorded.get(name) != record[name]]
@@ -93,9 +95,17 @@ def _become_supervisor(job: Job, spec: Spec, lock: int, tell: int) -> NoReturn:
 
 
 def cancel(job: Job) -> dict[str, Any]:
-    """Stop the job, or keep it from starting; return when it is over."""
+    """Stop the job, or keep it from starting; return when it is over.
+
+    One that nobody knows may be on its way here: what is left in its place keeps it from starting.
+    """
     found = job.status()
-    if found["state"] == "ABSENT" or found["result"]:
+    if found["state"] == "ABSENT":
+        job.create(lambda draft: _bury(draft, job.dir.name))
+        found = job.status()
+        if found["state"] == "ABSENT":
+            raise Refused(f"{job.dir} exists and is not a job directory")
+    if found["result"]:
         return found
     os.close(os.open(job.cancelled, os.O_WRONLY | os.O_CREAT, 0o600))
     fsync_directory(job.dir)
@@ -114,7 +124,7 @@ def cancel(job: Job) -> dict[str, Any]:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(supervisor["pid"], signal.SIGTERM)
                         os.kill(supervisor["pid"], signal.SIGCONT)
-            return job.result.exists()
+            return False  # it lets go of the lock when it has written the result
         state = job.status()["state"]
         if state == "SUBMITTED":
             Supervisor(job, Spec(spec["job_id"], [])).record("CANCELLED")
@@ -125,6 +135,12 @@ def cancel(job: Job) -> dict[str, Any]:
 
     wait_until(is_over, patience_s + 5)
     return job.status()
+
+
+def _bury(draft: Job, job_id: str) -> None:
+    """Write what a job amounts to that was cancelled before it came."""
+    draft.cancelled.touch(mode=0o600)
+    Supervisor(draft, Spec(job_id, [])).record("CANCELLED")
 
 
 def _stop_orphans(process: dict[str, Any], patience_s: float) -> None:

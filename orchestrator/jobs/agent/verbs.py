@@ -75,7 +75,7 @@ def _number(text: str) -> int:
 
 
 def _require_job(job: Job) -> None:
-    if not job.spec.exists():
+    if job.status()["state"] == "ABSENT":
         raise Refused(f"no job at {job.dir}")
 
 
