@@ -25,6 +25,7 @@ from orchestrator.gates.findings import (
     listed,
     malformed,
 )
+from orchestrator.gates.matrix import not_one_run
 from orchestrator.gates.reference import error_findings, kernel_findings, reference_findings
 from orchestrator.gates.timing import noise_bound, ratio_findings, timing_findings
 from orchestrator.models.playbook import BenchGate
@@ -73,6 +74,8 @@ def table_gate(gate: BenchGate, table: BenchTable, gpus: Sequence[str] | None = 
         *_machine(table, gpus),
     ]
     measured = _measured(table.rows, ran)
+    if missing := [f"{family} L={n}" for family, some in _missing(table.rows, gate) for n in some]:
+        measured["missing"] = list[JsonValue](missing)
     return conclude(f"bench {gate.file}", findings, measured, _passed(ran, measured))
 
 
@@ -127,31 +130,27 @@ def _cells(rows: Sequence[BenchRow], gate: BenchGate) -> list[Finding]:
             invalid(f"{wrong[0].where} is a {wrong[0].mode} row; the gate is for {gate.mode}.")
         )
     declared = set(gate.lengths)
-    families: dict[str, Counter[int]] = {}
-    for row in rows:
-        families.setdefault(row.family, Counter())[row.L] += 1
-    for family, lengths in families.items() or {gate.mode: Counter[int]()}.items():
-        missing = [f"L={length}" for length in gate.lengths if length not in lengths]
+    if max(declared) < 2 * min(declared):
+        alone = listed((f"L={length}" for length in sorted(declared)), 8)
+        findings.append(
+            _unverified(
+                f"{alone} alone shows nothing about the longer ones that a threshold admits.",
+                "Declare and measure lengths of which the longest is at least twice the shortest.",
+            )
+        )
+    for family, missing in _missing(rows, gate):
+        named = listed((f"L={length}" for length in missing), 8)
+        findings.append(
+            Finding(
+                Verdict.NOT_VERIFIED,
+                Reason.INCOMPLETE,
+                f"{family}: {counted(len(missing), 'declared cell')} missing: {named}.",
+                "Read the step's log for why they were not measured, and run the step again.",
+            )
+        )
+    for family, lengths in _families(rows).items():
         extra = [f"L={length}" for length in sorted(lengths) if length not in declared]
         twice = [f"L={length}" for length in sorted(lengths) if lengths[length] > 1]
-        if len(lengths) == 1 and len(declared) == 1:
-            findings.append(
-                _unverified(
-                    f"{family}: one length shows nothing about the longer ones that a threshold "
-                    "admits.",
-                    "Declare and measure at least two lengths.",
-                )
-            )
-        if missing:
-            findings.append(
-                Finding(
-                    Verdict.NOT_VERIFIED,
-                    Reason.INCOMPLETE,
-                    f"{family}: {counted(len(missing), 'declared cell')} missing: "
-                    f"{listed(missing, 8)}.",
-                    "Read the step's log for why they were not measured, and run the step again.",
-                )
-            )
         if extra:
             findings.append(
                 invalid(
@@ -164,6 +163,24 @@ def _cells(rows: Sequence[BenchRow], gate: BenchGate) -> list[Finding]:
                 invalid(f"{family}: cells that were measured twice: {listed(twice, 8)}.")
             )
     return findings
+
+
+def _families(rows: Sequence[BenchRow]) -> dict[str, Counter[int]]:
+    """How often each family has each length."""
+    families: dict[str, Counter[int]] = {}
+    for row in rows:
+        families.setdefault(row.family, Counter())[row.L] += 1
+    return families
+
+
+def _missing(rows: Sequence[BenchRow], gate: BenchGate) -> list[tuple[str, list[int]]]:
+    """Families that lack declared lengths, and which."""
+    families = _families(rows) or {gate.mode: Counter[int]()}
+    lacking = [
+        (family, [length for length in gate.lengths if length not in lengths])
+        for family, lengths in families.items()
+    ]
+    return [(family, missing) for family, missing in lacking if missing]
 
 
 def _declared(rows: Sequence[BenchRow], gate: BenchGate) -> list[Finding]:
@@ -229,10 +246,8 @@ def _statuses(rows: Sequence[BenchRow]) -> list[Finding]:
 def _machine(table: BenchTable, gpus: Sequence[str] | None) -> list[Finding]:
     devices = sorted({row.device for row in table.rows if row.device})
     findings = []
-    if len(devices) > 1:
-        findings.append(
-            invalid(f"{table.file} mixes devices: {listed(devices)}; it was not one run.")
-        )
+    if mixed := list(not_one_run(table.rows)):
+        findings.append(invalid(f"{table.file} was not one run on one card: {listed(mixed)}."))
     strange = [d for d in devices if gpus is not None and not _is_there(d, gpus)]
     if strange:
         there = listed(gpus or ()) or "no GPU"

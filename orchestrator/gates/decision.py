@@ -8,7 +8,15 @@ from kernels.bench import contract
 from orchestrator.evidence import EvidenceError
 from orchestrator.evidence.bench import Basis, BenchRow, Level
 from orchestrator.gates.findings import counted, listed
-from orchestrator.gates.margins import comparisons, non_monotone, sensitivity, wavering
+from orchestrator.gates.margins import (
+    comparisons,
+    non_monotone,
+    sensitivity,
+    undecided_by,
+    wavering,
+)
+from orchestrator.gates.matrix import GATE as MATRIX
+from orchestrator.gates.matrix import not_one_run, shape_findings
 from orchestrator.models.verdict import Decision, GateResult, Obstacle, Outcome, Reason, Verdict
 
 
@@ -37,6 +45,15 @@ def decide(
         try:
             cells = [row.cell(level, reference) for row in rows]
             found = contract.threshold(cells, margin)
+            noise = undecided_by(rows, cells, found, level, reference)
+            if noise:
+                obstacles.append(
+                    Obstacle(
+                        reason=Reason.MACHINE_DISTURBED,
+                        message="Noise alone stands against every length, so neither ENABLE nor "
+                        f"KEEP_OFF is shown: {listed(noise)}.",
+                    )
+                )
         except (EvidenceError, contract.ContractError) as error:
             obstacles.append(
                 Obstacle(reason=Reason.MALFORMED, message=f"The rows do not decide: {error}.")
@@ -100,8 +117,22 @@ def _obstacles(
         obstacles.append(
             Obstacle(reason=Reason.NOT_RUN, message="No gate has judged what the decision needs.")
         )
+    obstacles += [
+        Obstacle(
+            reason=Reason.INCOMPLETE,
+            message=f"{gate.gate} is waived, but nobody can answer for what was not measured: "
+            f"{listed(lacking)}.",
+        )
+        for gate in gates
+        if gate.waiver and isinstance(lacking := gate.measured.get("missing"), list) and lacking
+    ]
     if gates:
         obstacles += _ungated(dense, varlen, gates, required)
+    if MATRIX not in {gate.gate for gate in gates}:
+        obstacles += [
+            Obstacle(reason=finding.reason, message=finding.message)
+            for finding in shape_findings(rows)
+        ]
     for mode, table in (("dense", dense), ("varlen", varlen)):
         if not table:
             obstacles.append(
@@ -131,14 +162,14 @@ def _obstacles(
                 message=f"{unnamed[0].where} does not name the device it was measured on.",
             )
         )
-    devices = sorted({row.device for row in rows if row.device and not row.interpreted})
-    if len(devices) > 1:
-        obstacles.append(
-            Obstacle(
-                reason=Reason.WRONG_GPU,
-                message=f"The rows come from different devices: {listed(devices)}.",
-            )
+    timed = [row for row in rows if not row.interpreted]
+    obstacles += [
+        Obstacle(
+            reason=Reason.WRONG_GPU if mixed.startswith("device ") else Reason.MALFORMED,
+            message=f"The rows were not measured in one run on one card: {mixed}.",
         )
+        for mixed in not_one_run(timed)
+    ]
     return obstacles
 
 
@@ -165,8 +196,8 @@ def _ungated(
             obstacles.append(
                 Obstacle(
                     reason=Reason.WRONG_GPU,
-                    message=f"{gate.gate}: parity was shown on {listed(devices)}, the times are "
-                    f"from {listed(sorted(measured))}.",
+                    message=f"{gate.gate}: parity was shown on {listed(devices) or 'no device'}, "
+                    f"the times are from {listed(sorted(measured))}.",
                 )
             )
     return obstacles

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from operator import attrgetter
 
 from kernels.bench import contract
-from kernels.bench.contract import Cell
+from kernels.bench.contract import Cell, Threshold
 from orchestrator.evidence.bench import BASES, LEVELS, Basis, BenchRow, Level
-from orchestrator.gates.timing import noise_bound
+from orchestrator.gates.timing import SETTLED, noise_bound
 from orchestrator.models.verdict import AtMargin, Comparison
 
 MARGINS = (1.1, 1.2, 1.3)
@@ -109,3 +109,33 @@ def wavering(
             at = f"{row.family}, L={row.L}"
             near.append(f"{at}: [{low:.3f}, {high:.3f}] holds the margin {margin:g}")
     return (*near, *noise_bound(rows))
+
+
+def undecided_by(
+    rows: Sequence[BenchRow],
+    cells: Sequence[Cell],
+    found: Threshold,
+    level: Level,
+    basis: Basis,
+) -> tuple[str, ...]:
+    """What alone keeps every length from being admissible, if that is noise and nothing else.
+
+    Such a cell's timing did not settle, and its interval holds the margin: it may be a win as well
+    as a loss. `cells` are those of `rows`.
+    """
+    if found.min_L is not None:
+        return ()
+    margin, blocking = found.margin, set(found.obstacles)
+    failing = [
+        row
+        for row, cell in zip(rows, cells, strict=True)
+        if contract.shortfall(cell, margin) in blocking
+    ]
+    noisy = [
+        f"{row.family}, L={row.L}: [{bounds[0]:.3g}, {bounds[1]:.3g}], {(row.settled or '')[:120]}"
+        for row in failing
+        if row.settled != SETTLED
+        and (bounds := row.interval(level, basis)) is not None
+        and bounds[0] < margin <= bounds[1]
+    ]
+    return tuple(noisy) if len(noisy) == len(blocking) else ()

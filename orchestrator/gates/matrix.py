@@ -1,14 +1,18 @@
-"""Whether several files together leave holes: nobody declared what files without a playbook hold.
+"""Whether several files together are one matrix of one run, without holes.
 
 A threshold holds for every length above it, so a family that was measured at one length must have
-been measured at every longer one that any family has. Below its shortest it makes no claim.
+been measured at every longer one that any family has. Below its shortest it makes no claim. And it
+holds for both modes: what was measured of one shape in one of them says nothing about another shape
+in the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import Protocol
 
+from orchestrator.evidence.bench import BenchRow
 from orchestrator.gates.findings import Finding, conclude, counted, listed
 from orchestrator.models.verdict import GateResult, Reason, Verdict
 
@@ -20,6 +24,21 @@ class Member(Protocol):
     def family(self) -> str: ...  # noqa: D102
     @property
     def L(self) -> int | None: ...  # noqa: D102, N802
+    @property
+    def mode(self) -> str: ...  # noqa: D102
+    @property
+    def nspans(self) -> int | None: ...  # noqa: D102
+    @property
+    def dist(self) -> str | None: ...  # noqa: D102
+
+
+GATE = "completeness matrix"
+_SHAPE = ("N", "H", "D", "Dv", "dtype", "level", "form")
+"""What dense and varlen rows must share; streams they need not, nor do they in the document."""
+_shape = attrgetter(*_SHAPE)
+_RUN = ("device", "torch", "triton", "l2_mib", "sm_max_mhz")
+"""What one run on one card has one of."""
+_MEASURE = "Measure them: a threshold holds for every length above it."
 
 
 def matrix_gate(rows: Sequence[Member]) -> GateResult:
@@ -37,14 +56,9 @@ def matrix_gate(rows: Sequence[Member]) -> GateResult:
     ]
     findings = []
     if holes:
-        findings.append(
-            Finding(
-                Verdict.NOT_VERIFIED,
-                Reason.INCOMPLETE,
-                f"{counted(len(holes), 'cell')} missing that other rows have: {listed(holes, 5)}.",
-                "Measure them: a threshold holds for every length above it.",
-            )
-        )
+        message = f"{counted(len(holes), 'cell')} missing that other rows have: {listed(holes, 5)}."
+        findings.append(Finding(Verdict.NOT_VERIFIED, Reason.INCOMPLETE, message, _MEASURE))
+    findings += shape_findings(rows)
     if not families:
         findings.append(
             Finding(
@@ -53,8 +67,56 @@ def matrix_gate(rows: Sequence[Member]) -> GateResult:
         )
     measured = {"families": len(families), "lengths": len(tested), "holes": len(holes)}
     return conclude(
-        "completeness matrix",
+        GATE,
         findings,
         {**measured},
         f"{counted(len(families), 'measured distribution')}, without holes.",
     )
+
+
+def shape_findings(rows: Sequence[Member]) -> Iterator[Finding]:
+    """Shapes that one mode has and the other has not, and those without rows of several spans."""
+    shapes: dict[str, set[tuple[object, ...]]] = {}
+    scattered = set()
+    for row in rows:
+        shape = _shape(row)
+        shapes.setdefault(row.mode, set()).add(shape)
+        if row.mode == "varlen" and row.nspans != 1 and row.dist != "few":
+            scattered.add(shape)
+    dense, varlen = shapes.get("dense", set()), shapes.get("varlen", set())
+    for mode, others, lacking in (
+        ("dense", "varlen", dense - varlen),
+        ("varlen", "dense", varlen - dense),
+    ):
+        if lacking and shapes.get(others):
+            yield Finding(
+                Verdict.NOT_VERIFIED,
+                Reason.INCOMPLETE,
+                f"Only {mode} rows have {listed(_named(lacking), 2)}; no {others} row has.",
+                "Measure both modes at the same shapes.",
+            )
+    contiguous = varlen - scattered
+    if contiguous:
+        yield Finding(
+            Verdict.NOT_VERIFIED,
+            Reason.INCOMPLETE,
+            f"All varlen rows of {listed(_named(contiguous), 2)} have one span: selections of "
+            "several, which is what production makes, were not measured.",
+            "Measure with --dist many.",
+        )
+
+
+def _named(shapes: Iterable[tuple[object, ...]]) -> list[str]:
+    return sorted(
+        " ".join(f"{n}={v}" for n, v in zip(_SHAPE, shape, strict=True) if v is not None)
+        for shape in shapes
+    )
+
+
+def not_one_run(rows: Sequence[BenchRow]) -> Iterator[str]:
+    """What the rows of one run on one card do not have two of, and these rows have."""
+    for name in _RUN:
+        get = attrgetter(name)
+        values = sorted({str(value) for value in map(get, rows) if value})  # 0: unknown
+        if len(values) > 1:
+            yield f"{name} is {listed(values)}"

@@ -23,7 +23,9 @@ _ROUNDING = 1.01
 _BY_CHANCE = 2
 """Tests that may well have recorded the same few digits."""
 _NOT_FINITE = re.compile(r"[+-]?(nan|inf(inity)?)", re.IGNORECASE | re.ASCII)
-_KERNEL = re.compile(r"triton\.(dense|varlen|ranges)(_rows_fwd)?([._](group|head))?", re.ASCII)
+_KERNEL = re.compile(
+    r"triton\.(dense|varlen|ranges)(_rows)?(_fwd|_split)?([._](group|head))?", re.ASCII
+)
 """What dispatch and the launchers call the kernels, and nothing else."""
 
 

@@ -28,7 +28,7 @@ _SPREAD = 0.1
 """Coefficient of variation from which on no interval of medians has no width."""
 _PRINTED_MS = 0.0005
 """The source project prints three decimals; our own files carry six significant digits."""
-_SETTLED = "yes"
+SETTLED = "yes"
 _times = attrgetter(
     "tri_ms", "ref_ms", *(f"{level}_{side}_ms" for level in LEVELS for side in SIDES)
 )
@@ -119,7 +119,7 @@ def noise_bound(rows: Sequence[BenchRow]) -> list[str]:
     return [
         f"{row.family}, L={row.L}: {row.settled[:120]}"
         for row in rows
-        if row.settled is not None and row.settled != _SETTLED
+        if row.settled is not None and row.settled != SETTLED
     ]
 
 

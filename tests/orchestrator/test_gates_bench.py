@@ -88,7 +88,11 @@ def test_bench_of_the_interpreter_passes_without_timing():
         ({"speedup": 1.52}, INVALID, Reason.MALFORMED, "speedup 1.52 is not"),
         ({"speedup_lo": 1.6, "speedup_hi": 1.7}, INVALID, Reason.MALFORMED, "its own interval"),
         ({"device": ""}, NOT_VERIFIED, Reason.NO_EVIDENCE, "does not say device"),
-        ({"device": "NVIDIA L4"}, INVALID, Reason.MALFORMED, "mixes devices"),
+        ({"device": "NVIDIA L4"}, INVALID, Reason.MALFORMED, "not one run on one card: device is"),
+        ({"torch": "2.3.1"}, INVALID, Reason.MALFORMED, "torch is 2.13.0, 2.3.1"),
+        ({"triton": "2.3.1"}, INVALID, Reason.MALFORMED, "triton is 2.3.1, 3.9.0"),
+        ({"l2_mib": 40}, INVALID, Reason.MALFORMED, "l2_mib is 40.0, 72.0"),
+        ({"sm_max_mhz": 3105}, INVALID, Reason.MALFORMED, "sm_max_mhz is 2520.0, 3105.0"),
         ({"L": 256}, INVALID, Reason.MALFORMED, "not declare: L=256"),
         ({"L": 64}, INVALID, Reason.MALFORMED, "measured twice: L=64"),
         ({"N": 4}, NOT_VERIFIED, Reason.INCOMPLETE, "missing: L=128"),
@@ -247,9 +251,18 @@ def test_spans_are_declared_for_varlen():
     refused(gate, data, INVALID, Reason.MALFORMED, "nspans is 8, the playbook declares 4")
 
 
-def test_one_length_shows_nothing():
-    gate = BENCH.model_copy(update={"lengths": [64]})
-    refused(gate, csv_of("dense", GOOD[0]), NOT_VERIFIED, Reason.NO_EVIDENCE, "one length shows")
+@pytest.mark.parametrize("lengths", [[64], [1023, 1024], [65, 128]])
+def test_one_length_or_its_neighbours_show_nothing(lengths):
+    gate = BENCH.model_copy(update={"lengths": lengths})
+    data = csv_of("dense", *(row("dense", length) for length in lengths))
+    words = f"L={lengths[-1]} alone shows nothing about the longer ones"
+    refused(gate, data, NOT_VERIFIED, Reason.NO_EVIDENCE, words)
+
+
+def test_missing_cells_are_measured_too():
+    result = bench_gate(BENCH, csv_of("dense", GOOD[0]))
+    (missing,) = result.measured["missing"]
+    assert missing.endswith("operator L=128")
 
 
 @pytest.mark.parametrize("gpus", [(), ("NVIDIA L4",)])

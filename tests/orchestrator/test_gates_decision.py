@@ -6,12 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels.bench import contract
+from orchestrator.engine.waivers import waived
 from orchestrator.evidence.bench import parse_bench
 from orchestrator.gates import decide
 from orchestrator.gates.bench import table_gate
 from orchestrator.gates.margins import condensed
 from orchestrator.models.playbook import BenchGate
-from orchestrator.models.verdict import Decision, GateResult, Outcome, Reason, Verdict
+from orchestrator.models.verdict import Decision, GateResult, Outcome, Reason, Verdict, Waiver
 
 NAMES = ("tests p.xml", "parity p.xml", "bench sel_dense.csv", "bench sel_varlen.csv")
 GATES = tuple(
@@ -32,6 +33,9 @@ def timed(mode: str, *bounds: float, **changes: object):
         for length, low in zip(LENGTHS, bounds, strict=False)
     )
     return bench_rows(mode, *rows)
+
+
+GOOD = timed("dense", 1.5, 1.5, 1.5), timed("varlen", 1.5, 1.5, 1.5)
 
 
 def decided(dense, varlen, gates=GATES, margin=1.2, **more):
@@ -67,6 +71,87 @@ def test_keep_off_is_above_every_length_that_lost():
     assert (decision.outcome, decision.min_L) == (Outcome.KEEP_OFF, 8193)
 
 
+NOISE = {"speedup_hi": 100, "settled": "no: noisy"}
+
+
+def test_noise_keeps_nothing_off():
+    noisy = timed("dense", 1.5, 1.5, 0.01, **NOISE)
+    decision = decided(noisy, GOOD[1])
+    assert (decision.outcome, decision.min_L) == (Outcome.UNDECIDED, None)
+    (obstacle,) = decision.obstacles
+    assert obstacle.reason is Reason.MACHINE_DISTURBED
+    assert "fp16 operator, L=256: [0.01, 100], no: noisy" in obstacle.message
+
+
+@pytest.mark.parametrize(
+    ("bounds", "changes"),
+    [
+        ((1.5, 1.5, 0.01), {**NOISE, "settled": "yes"}),  # it settled: this is what there is
+        ((1.5, 1.5, 0.4), {**NOISE, "speedup_hi": 1.1}),  # it cannot be a win
+    ],
+)
+def test_a_loss_that_is_sure_keeps_it_off(bounds, changes):
+    rows = [
+        row("dense", n, **changes, speedup_lo=low) for n, low in zip(LENGTHS, bounds, strict=True)
+    ]
+    assert decided(bench_rows("dense", *rows), GOOD[1]).outcome is Outcome.KEEP_OFF
+    both = timed("dense", 1.5, 1.5, 0.01, **NOISE), timed("varlen", 1.5, 1.5, 0.4, speedup_hi=1.1)
+    assert decided(*both).outcome is Outcome.KEEP_OFF
+
+
+def test_noise_at_shorter_lengths_only_raises_the_threshold():
+    decision = decided(timed("dense", 0.01, 1.5, 1.5, **NOISE), GOOD[1])
+    assert (decision.outcome, decision.min_L) == (Outcome.ENABLE, 128)
+
+
+def test_a_missing_cell_cannot_be_waived():
+    waiver = Waiver(gate="bench sel_varlen.csv", reason="no matter")
+    lacking = GateResult(
+        gate="bench sel_varlen.csv",
+        verdict=Verdict.NOT_VERIFIED,
+        message="One missing.",
+        reason=Reason.INCOMPLETE,
+        measured={"missing": ["varlen L=256"]},
+    )
+    gates = [gate for gate in GATES if gate.gate != lacking.gate]
+    decision = decided(*GOOD, gates=[*gates, waived(lacking, [waiver])])
+    assert decision.outcome is Outcome.UNDECIDED
+    (obstacle,) = decision.obstacles
+    assert obstacle.reason is Reason.INCOMPLETE
+    assert "nobody can answer for what was not measured: varlen L=256" in obstacle.message
+    complete = lacking.model_copy(update={"measured": {"cells": 3}})
+    assert decided(*GOOD, gates=[*gates, waived(complete, [waiver])]).outcome is Outcome.ENABLE
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "word"),
+    [
+        ({"N": 1}, Reason.INCOMPLETE, "Only dense rows have N=1024 H=8 D=128"),
+        ({"H": 1}, Reason.INCOMPLETE, "Only varlen rows have N=1024 H=1 D=128"),
+        ({"D": 16}, Reason.INCOMPLETE, "no dense row has"),
+        ({"Dv": 16}, Reason.INCOMPLETE, "no varlen row has"),
+        ({"dtype": "fp32"}, Reason.INCOMPLETE, "dtype=fp32"),
+        ({"level": "kernel"}, Reason.INCOMPLETE, "level=kernel"),
+        ({"form": "decode"}, Reason.INCOMPLETE, "form=decode"),
+        ({"dist": "few"}, Reason.INCOMPLETE, "have one span"),
+        ({"nspans": 1}, Reason.INCOMPLETE, "have one span"),
+        ({"torch": "2.3.1"}, Reason.MALFORMED, "not measured in one run on one card: torch is"),
+        ({"l2_mib": 40}, Reason.MALFORMED, "l2_mib is 40.0, 72.0"),
+    ],
+)
+def test_dense_and_varlen_are_one_matrix_of_one_run(changes, reason, word):
+    decision = decided(GOOD[0], timed("varlen", 1.5, 1.5, 1.5, **changes))
+    assert decision.outcome is Outcome.UNDECIDED
+    assert {obstacle.reason for obstacle in decision.obstacles} == {reason}
+    assert any(word in obstacle.message for obstacle in decision.obstacles)
+
+
+def test_streams_may_differ_as_in_the_document():
+    two = {"streams": 2, "tri_streams": 2, "ref_streams": 2}
+    decision = decided(GOOD[0], timed("varlen", 1.5, 1.5, 1.5, **two))
+    assert decision.outcome is Outcome.ENABLE
+
+
 def test_the_interpreter_alone_is_one_reason():
     rows = [
         bench_rows(mode, *(interpreted(mode, length) for length in LENGTHS))
@@ -92,7 +177,6 @@ def test_the_interpreter_alone_is_one_reason():
     }
 
 
-GOOD = timed("dense", 1.5, 1.5, 1.5), timed("varlen", 1.5, 1.5, 1.5)
 HALF = bench_rows("dense", row("dense", 64), interpreted("dense", 128))
 
 
@@ -300,11 +384,19 @@ def test_what_no_gate_has_judged_decides_nothing(left_out):
     assert [obstacle.reason for obstacle in decision.obstacles] == [Reason.NOT_RUN]
 
 
-@pytest.mark.parametrize("device", ["cpu-interpreter", "NVIDIA L4"])
-def test_parity_on_another_device_decides_nothing(device):
+@pytest.mark.parametrize(
+    ("devices", "word"),
+    [
+        (["cpu-interpreter"], "shown on cpu-interpreter, the times are from NVIDIA"),
+        (["NVIDIA L4"], "shown on NVIDIA L4, the times"),
+        ([], "shown on no device, the times"),
+    ],
+)
+def test_parity_on_another_device_decides_nothing(devices, word):
     parity = GateResult(
-        gate="parity p.xml", verdict=Verdict.PASS, message="Fine.", measured={"devices": [device]}
+        gate="parity p.xml", verdict=Verdict.PASS, message="Fine.", measured={"devices": devices}
     )
     decision = decided(*GOOD, gates=[*(g for g in GATES if g.gate != "parity p.xml"), parity])
     assert decision.outcome is Outcome.UNDECIDED
     assert [obstacle.reason for obstacle in decision.obstacles] == [Reason.WRONG_GPU]
+    assert word in decision.obstacles[0].message
