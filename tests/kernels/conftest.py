@@ -1,15 +1,19 @@
-"""Without a CUDA device the kernels run in Triton's interpreter: set before Triton is imported."""
+"""Settings of the kernel tests' processes, before torch or Triton is imported."""
 
 from __future__ import annotations
 
 import os
+
+# torch's threads wait by spinning: as many in each worker and each process that measures take the
+# cores from one another, and no tensor here is large enough to be shared out
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
 
 from kernels.selection.checks import UnwrittenIsNan
 
-if not torch.cuda.is_available():
+if not torch.cuda.is_available():  # the kernels run in Triton's interpreter
     os.environ["TRITON_INTERPRET"] = "1"
 
 
