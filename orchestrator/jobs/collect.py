@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from orchestrator.errors import PullError
+from orchestrator.jobs.agent.masking import Finder, masked
 from orchestrator.jobs.disk import naming_what_fills
 from orchestrator.jobs.job import Manifest, RemoteFile
 from orchestrator.jobs.launcher import MAX_BYTES, SshLauncher
@@ -17,6 +18,7 @@ from orchestrator.transport.connection import Connection
 from orchestrator.transport.files import is_partial
 
 _LONGEST_NAME = 255  # bytes of one part, by what disks can do
+_ROUNDS = 3  # for files that change while they are pulled
 
 
 class Collected(NamedTuple):
@@ -68,53 +70,65 @@ def collect(
 
     A file that is there already with the right checksum is not pulled again, and one that is there
     in part is continued. `manifest` is what the pod has just said that there is; None: ask it. A
-    file in which one of `secrets` is found, or in whose name, does not get here.
+    file in which one of `secrets` is found, or in whose name, does not get here. One that changes
+    while it is pulled is asked for again, and in the end refused; the others stay.
     """
     into.mkdir(parents=True, exist_ok=True)
     manifest = manifest or launcher.manifest(job_id)
-    refused = [f"{item.path!r}: {item.reason}" for item in manifest.refused]
+    hidden = {name: secret.value.encode() for name, secret in secrets.items()}
+
+    def shown(text: str) -> str:
+        return masked(text.encode("utf-8", "surrogateescape"), hidden).decode("utf-8", "replace")
+
+    refused = [f"{shown(item.path)!r}: {shown(item.reason)}" for item in manifest.refused]
+    quarantined = [f"{shown(item.path)!r}: {shown(item.reason)}" for item in manifest.quarantined]
     artifacts: list[Artifact] = []
-    quarantined: list[str] = []
-    taken: set[str] = set()
+    changed: dict[str, str] = {}  # by where it lies on the pod
+    offered = list(_offered(launcher, job_id, manifest))
     total = 0
-    for file, remote in _offered(launcher, job_id, manifest):
-        try:
-            target = contained(into, file.path)
-        except PullError as error:
-            refused.append(error.message)
-            continue
-        if file.path in taken:
-            refused.append(f"{file.path!r}: offered twice")
-            continue
-        if total + file.size > MAX_BYTES:
-            refused.append(
-                f"{file.path!r}: over {MAX_BYTES >> 20} MiB together with those before it"
-            )
-            continue
-        total += file.size
-        taken.add(file.path)
-        inspect = _Inspector(secrets)
-        try:
-            inspect(file.path.encode("utf-8", "surrogateescape") + b"\0")
-            with naming_what_fills(target):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                connection.download(
-                    remote, target, size=file.size, sha256=file.sha256, inspect=inspect
-                )
-        except _SecretFound as found:
-            quarantined.append(f"{file.path!r}: {found.message}")
-            continue
-        artifact = Artifact(path=file.path, size=file.size, sha256=file.sha256)
-        artifacts.append(artifact)
-        pulled(artifact)
+    for rounds_left in reversed(range(_ROUNDS)):
+        taken: set[str] = set()
+        for file, remote in offered:
+            inspect = _Inspector(hidden)
+            try:
+                inspect(file.path.encode("utf-8", "surrogateescape") + b"\0")
+                target = contained(into, file.path)
+                if file.path in taken:
+                    raise PullError(f"{file.path!r}: offered twice")
+                if total + file.size > MAX_BYTES:
+                    raise PullError(
+                        f"{file.path!r}: over {MAX_BYTES >> 20} MiB together with those before it"
+                    )
+            except _SecretFound as found:
+                quarantined.append(f"{shown(file.path)!r}: {found.message}")
+                continue
+            except PullError as error:
+                refused.append(error.message)
+                continue
+            taken.add(file.path)
+            changed.pop(remote, None)
+            try:
+                with naming_what_fills(target):
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    connection.download(
+                        remote, target, size=file.size, sha256=file.sha256, inspect=inspect
+                    )
+            except _SecretFound as found:
+                quarantined.append(f"{file.path!r}: {found.message}")
+            except PullError as error:
+                changed[remote] = f"{file.path!r}: changed while it was pulled: {error.message}"
+            else:
+                total += file.size
+                artifacts.append(Artifact(path=file.path, size=file.size, sha256=file.sha256))
+                pulled(artifacts[-1])
+        if not (changed and rounds_left):
+            break
+        again = _offered(launcher, job_id, launcher.manifest(job_id))
+        offered = [(file, remote) for file, remote in again if remote in changed]
     for left in into.rglob("*"):
         if is_partial(left.name):  # of a file that has changed on the pod since
             left.unlink()
-    return Collected(
-        artifacts,
-        [_masked(line, secrets) for line in refused],
-        [_masked(line, secrets) for line in quarantined],
-    )
+    return Collected(artifacts, [*refused, *map(shown, changed.values())], quarantined)
 
 
 class _SecretFound(PullError):
@@ -122,27 +136,15 @@ class _SecretFound(PullError):
 
 
 class _Inspector:
-    """Looks for secrets in data that comes in pieces."""
+    """Ends the fetch of data in which there is a secret."""
 
-    def __init__(self, secrets: Mapping[str, Secret]) -> None:
-        self._secrets = {name: secret.value.encode() for name, secret in secrets.items()}
-        self._kept = max((len(value) for value in self._secrets.values()), default=1) - 1
-        self._tail = b""
+    def __init__(self, secrets: Mapping[str, bytes]) -> None:
+        self._finder = Finder(secrets)
 
     def __call__(self, data: bytes) -> None:
-        if not self._secrets:
-            return
-        seen = self._tail + data
-        for name, value in self._secrets.items():
-            if value in seen:
-                raise _SecretFound(f"the value of {name} is in it")
-        self._tail = seen[len(seen) - min(self._kept, len(seen)) :]
-
-
-def _masked(text: str, secrets: Mapping[str, Secret]) -> str:
-    for secret in secrets.values():
-        text = text.replace(secret.value, "***")
-    return text
+        name = self._finder.feed(data)
+        if name is not None:
+            raise _SecretFound(f"the value of {name} is in it")
 
 
 def _offered(

@@ -126,6 +126,9 @@ class Manifest(_FromPod):
 
     files: list[RemoteFile]
     refused: list[RefusedFile] = []
+    quarantined: list[RefusedFile] = Field(
+        default=[], description="a secret is in it, found on the pod when the job ended"
+    )
     telemetry: RemoteFile | None = Field(
         default=None, description="the agent's own, beside the output directory"
     )

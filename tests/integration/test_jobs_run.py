@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import threading
@@ -20,7 +22,7 @@ from orchestrator.jobs.collect import collect
 from orchestrator.jobs.follow import Ended, follow, run
 from orchestrator.jobs.job import JobSpec, JobStatus
 from orchestrator.jobs.launcher import SshLauncher
-from orchestrator.models.command import Command
+from orchestrator.models.command import Command, Secret
 from orchestrator.models.pod import Pod
 from orchestrator.models.run import Artifact
 from orchestrator.transport.connection import Connection
@@ -181,6 +183,104 @@ def test_names_that_no_disk_takes_are_refused_and_the_rest_is_pulled(runner):
     ]
 
 
+def test_a_file_that_never_rests_is_refused_and_the_rest_is_pulled(runner):
+    script = """cd "$ORCH_OUT"; echo good >a; echo good >zzz
+        setsid sh -c 'while sleep 0.002; do echo x >>zz.log; done' >/dev/null 2>&1 &
+        echo $! >../pid; until [ -s zz.log ]; do sleep 0.01; done"""
+    ended = runner.run(runner.spec(script))
+    try:
+        artifacts, refused = runner.collect(ended)
+    finally:
+        os.killpg(int((runner.dir() / "pid").read_text()), signal.SIGKILL)
+    assert [artifact.path for artifact in artifacts] == ["a", "zzz"]
+    (line,) = refused
+    assert line.startswith("'zz.log': changed while it was pulled: ")
+    assert sorted(path.name for path in runner.into.iterdir()) == ["a", "zzz"]
+
+
+def test_a_file_that_changed_since_it_was_listed_is_listed_again(runner):
+    ended = runner.run(runner.spec('echo old >"$ORCH_OUT/file"; echo x >"$ORCH_OUT/gone"'))
+    (runner.dir() / "out" / "file").write_text("newer")
+    (runner.dir() / "out" / "gone").unlink()
+    artifacts, refused = runner.collect(ended)
+    assert [(artifact.path, artifact.size) for artifact in artifacts] == [("file", 5)]
+    assert (runner.into / "file").read_text() == "newer"
+    (line,) = refused
+    assert "'gone': changed while it was pulled" in line
+
+
+def test_what_a_job_puts_in_place_of_the_telemetry_is_refused(runner):
+    for number, what in enumerate(("ln -s /etc/passwd", "mkfifo", "mkdir")):
+        name = f"t{number}"
+        put = f'cd "$ORCH_JOB_DIR"; rm -f telemetry.csv; {what} telemetry.csv; echo x >out/file'
+        runner.log = runner.log.with_name(name)
+        ended = runner.run(runner.spec(put, name))
+        assert ended.outcome.state.value == "SUCCEEDED"
+        assert ended.manifest.telemetry is None
+        assert [item.path for item in ended.manifest.refused] == ["telemetry.csv"]
+        assert [file.path for file in ended.manifest.files] == ["file"]
+
+
+TOKEN = "tok'en\\" + '"7Yq+\u00e9?>'
+TELL = r"""
+import base64, json, os, pathlib
+out, token = pathlib.Path(os.environ["ORCH_OUT"]), os.environ["TOKEN"]
+(out / "plain").write_text("x" * 262140 + token)  # across two reads
+(out / "json").write_text(json.dumps([token]))
+for n in range(3):
+    (out / f"base64-{n}").write_bytes(base64.b64encode(b"abc"[:n] + token.encode() + b"more"))
+(out / f"named {token}").write_text("fine")
+(out / f"link {token}").symlink_to("/etc/passwd")
+(out / "innocent").write_text("fine")
+print(token, json.dumps(token), base64.b64encode(token.encode()).decode(), sep="\n")
+"""
+
+
+@pytest.mark.parametrize("known", [TOKEN, "another-value", None], ids=["same", "other", "unset"])
+def test_what_has_a_secret_stays_on_the_pod_whatever_the_secret_is_now(runner, known):
+    command = Command(("python3", "-c", TELL))
+    runner.run(JobSpec("j", command, secrets={"TOKEN": Secret(TOKEN)}))
+    found = collect(
+        runner.launcher,
+        runner.connection,
+        "j",
+        runner.into,
+        lambda _artifact: None,
+        secrets={"TOKEN": Secret(known)} if known else {},
+    )
+    assert [path.name for path in runner.into.iterdir()] == ["innocent"]
+    names = ["base64-0", "base64-1", "base64-2", "json", "named ***", "plain"]
+    assert found.quarantined == [f"{name!r}: the value of TOKEN is in it" for name in names]
+    assert found.refused == ["'link ***': symbolic link"]
+    result = (runner.dir() / "result.json").read_text()
+    for form in (TOKEN, json.dumps(TOKEN)[1:-1], repr(TOKEN)[1:-1]):
+        assert form not in result + runner.log.read_text()
+    assert base64.b64encode(TOKEN.encode()).decode()[:12] not in runner.log.read_text()
+
+
+def test_a_job_with_secrets_that_was_never_searched_shows_no_files(runner):
+    script = 'echo "$TOKEN" >"$ORCH_OUT/file"; echo up; sleep 60'
+    runner.launcher.submit(runner.spec(script, secrets={"TOKEN": Secret(TOKEN)}))
+    assert eventually(lambda: (runner.dir() / "log").read_text() == "up\n")
+    process = json.loads((runner.dir() / "process.json").read_text())
+    os.kill(process["supervisor"]["pid"], signal.SIGKILL)
+    os.killpg(process["command"]["pid"], signal.SIGKILL)
+    manifest = runner.launcher.manifest("j")
+    assert manifest.files == []
+    assert "never searched" in manifest.refused[0].reason
+
+
+def test_a_refused_name_is_masked_before_it_is_quoted(runner):
+    os_takes = TOKEN.replace('"', "")
+    ended = runner.run(runner.spec(f"ln -s /etc {shlex.quote(f'out/l{os_takes}')}"))
+    secrets = {"TOKEN": Secret(os_takes)}
+    found = collect(
+        *(runner.launcher, runner.connection, "j", runner.into, lambda _a: None, ended.manifest),
+        secrets,
+    )
+    assert found.refused == ["'l***': symbolic link"]
+
+
 # -- pulling in parts
 
 
@@ -237,6 +337,17 @@ def test_a_part_that_is_not_its_beginning_is_pulled_anew(connection, big, tmp_pa
         assert local.read_bytes() == data
         assert partials(local.parent) == []
         local.unlink()
+
+
+def test_a_part_that_is_a_link_is_not_followed(connection, tmp_path):
+    (tmp_path / "remote").write_bytes(b"data")
+    (tmp_path / "victim").write_bytes(b"precious")
+    (tmp_path / f".{listed(b'data')['sha256']}.part").symlink_to(tmp_path / "victim")
+    local = tmp_path / "local"
+    connection.download(str(tmp_path / "remote"), local, **listed(b"data"))
+    assert (tmp_path / "victim").read_bytes() == b"precious"
+    assert not local.is_symlink()
+    assert local.read_bytes() == b"data"
 
 
 def test_a_file_that_is_here_already_is_not_asked_for(connection, tmp_path):

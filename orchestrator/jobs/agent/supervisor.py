@@ -11,10 +11,12 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import Any, Callable
+from types import MappingProxyType
+from typing import Any, Callable, Mapping
 
 from .device import Device, describe
 from .directory import Job
+from .exposure import search
 from .files import CHUNK, write_whole
 from .masking import Redactor
 from .memory import OomKills, oom_kills
@@ -41,7 +43,8 @@ class Supervisor:
     def __init__(self, job: Job, spec: Spec) -> None:
         self._job = job
         self._spec = spec
-        self._redactor = Redactor([encode(value) for value in spec.secrets.values()])
+        self._secrets = {name: encode(value) for name, value in spec.secrets.items()}
+        self._redactor = Redactor(list(self._secrets.values()))
         self._log_fd = -1
         self._log_bytes = 0
         self._log_hash = hashlib.sha256()
@@ -106,13 +109,20 @@ class Supervisor:
         self._write(self._redactor.feed(b"", final=True))
         outcome = self._outcome(exit_code, by_signal)
         peak = usage.ru_maxrss * 1024
-        self.record(*outcome, exit_code=exit_code, signal=by_signal, max_rss_bytes=peak)
+        self.record(
+            *outcome,
+            withheld=search(job.out, self._secrets),
+            exit_code=exit_code,
+            signal=by_signal,
+            max_rss_bytes=peak,
+        )
 
     def record(
         self,
         state: str,
         reason: str | None = None,
         hint: str | None = None,
+        withheld: Mapping[str, Any] = MappingProxyType({}),
         **ended: int | None,
     ) -> None:
         """Write the result, over the reserved blocks, so that a full disk cannot prevent it."""
@@ -131,6 +141,7 @@ class Supervisor:
             "log_bytes": self._log_bytes,
             "log_sha256": self._log_hash.hexdigest(),
             "hint": hint,
+            "withheld": dict(withheld),
         }
         job = self._job
         try:

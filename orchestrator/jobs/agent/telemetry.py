@@ -175,6 +175,7 @@ class Telemetry:
     def _write(self, line: str) -> None:
         if self._file < 0:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            flags |= os.O_NOFOLLOW | os.O_NONBLOCK  # the job may have put a FIFO there
             self._file = os.open(self._path, flags, 0o600)
             line = ",".join(COLUMNS) + "\n" + line
         data = line.encode("ascii")
