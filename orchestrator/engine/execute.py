@@ -31,6 +31,7 @@ from orchestrator.models.run import Judgement, RunPlan, StepJudgement, StepResul
 from orchestrator.models.verdict import Reason, Verdict
 from orchestrator.steps.base import Attempt, Session, Stopwatch, result
 from orchestrator.steps.kinds import kind_of
+from orchestrator.steps.source import bring
 from orchestrator.store import runs
 from orchestrator.store.events import EventLog, Listener
 from orchestrator.store.lock import writing
@@ -38,7 +39,6 @@ from orchestrator.store.paths import RunPaths
 from orchestrator.transport.connection import Connection
 from orchestrator.transport.embedded import embedded_pod
 from orchestrator.transport.hostkeys import HostKeys
-from orchestrator.transport.sync import push
 
 _T = TypeVar("_T")
 
@@ -190,6 +190,7 @@ def connect(run: Run) -> Run:
         conclude=lambda: conclude(run.paths, landing=True),
         pr=run.plan.pr,
         secrets=run.ports.secrets,
+        fingerprint=run.plan.source.fingerprint,
         wait_for_device=run.ports.wait_for_device,
     )
     link = Reconnector(connection, run.events, run.ports.reconnect_for_s)
@@ -220,11 +221,7 @@ def sync_alone(run: Run) -> Run:
     every = [step for phase in run.plan.playbook.phases for step in phase.steps]
     declared = next((step for step in every if isinstance(step, SyncStep)), None)
     if JobStep in kinds and SyncStep not in kinds and declared is not None:
-        session = run.connected
-        report = run.until_done(
-            lambda: push(session.connection, Path(session.root), protect=declared.protect)
-        )
-        run.events.append("sync.done", **report.counts())
+        run.until_done(lambda: bring(run.connected, declared))
     return run
 
 

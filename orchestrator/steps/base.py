@@ -10,15 +10,19 @@ from typing import Any, Protocol, TypeVar
 
 from orchestrator.errors import ConnectionLost, Detached, InfraError, OrchestrateError
 from orchestrator.jobs.follow import Ended, run
-from orchestrator.jobs.job import BUSY, Holder, JobSpec, JobStatus
+from orchestrator.jobs.job import BUSY, Holder, JobSpec, JobStatus, Manifest
 from orchestrator.jobs.launcher import SshLauncher
 from orchestrator.models.command import Command, Secret
 from orchestrator.models.playbook import Playbook, StepBase
 from orchestrator.models.pod import Pod
-from orchestrator.models.run import JobState, Judgement, StepResult
+from orchestrator.models.run import JobOutcome, JobState, Judgement, StepResult
 from orchestrator.store.events import EventLog, now
+from orchestrator.store.jobs import known_jobs
 from orchestrator.store.paths import AttemptPaths, RunPaths
 from orchestrator.transport.connection import Connection
+
+ABSENT = "ABSENT"
+"""What the pod says of a job that it does not know."""
 
 StepT = TypeVar("StepT", bound=StepBase, contravariant=True)
 
@@ -40,6 +44,8 @@ class Session:
     """Judges what there is so far and renders the report of it."""
     pr: bool = False
     secrets: Mapping[str, Secret] = field(default_factory=dict)
+    fingerprint: str = ""
+    """Of the source that the run is about."""
     wait_for_device: bool = True
     """Where another job has the pod's device: wait, or give up."""
 
@@ -110,8 +116,13 @@ def result(attempt: Attempt, watch: Stopwatch, **fields: Any) -> StepResult:
     )
 
 
-def run_job(session: Session, spec: JobSpec, log: Path) -> Ended:
+def run_job(
+    session: Session, spec: JobSpec, log: Path, before: Callable[[], str | None] = lambda: None
+) -> Ended:
     """Submit a job and follow it to its end; each transition is an event before it is acted on.
+
+    `before` is called where the job is yet to be begun; what it returns is noted with the
+    submission. A job that has begun and is not on the pod any more is LOST, never begun again.
 
     Raises:
         InfraError: it was not started: the device is taken and the run does not wait for it.
@@ -120,8 +131,14 @@ def run_job(session: Session, spec: JobSpec, log: Path) -> Ended:
             is cancelled instead and the interrupt passed on.
     """
     job = spec.job_id
+    known = known_jobs(session.paths).get(job)
+    there = known is not None and session.launcher.status(job).state != ABSENT
+    if known is not None and known.started and not there:
+        return _vanished(session, job)
     said = _Said(session.events, job)
-    session.events.append("job.submitting", job=job, command=str(spec.command))
+    source = known.source if known is not None and there else before()
+    command = str(spec.command)
+    session.events.append("job.submitting", job=job, command=command, source=source)
     try:
         ended = run(session.launcher, spec, log, on_status=said.hear, sink=session.on_log)
     except ConnectionLost:
@@ -136,12 +153,7 @@ def run_job(session: Session, spec: JobSpec, log: Path) -> Ended:
             raise
         if not isinstance(interrupt, KeyboardInterrupt | SystemExit):
             raise
-        session.events.append("job.detached", job=job)
-        raise Detached(
-            f"detached: job {job} goes on on {session.pod.name}",
-            remedy=f"go on: orchestrate attach {session.run_id}\n"
-            f"  end it: orchestrate cancel {session.run_id}",
-        ) from interrupt
+        raise detached(session, job) from interrupt
     outcome = ended.outcome
     session.events.append("job.state", job=job, state=outcome.state.value, outcome=str(outcome))
     if outcome.reason == BUSY:
@@ -150,6 +162,29 @@ def run_job(session: Session, spec: JobSpec, log: Path) -> Ended:
             remedy="run it again when the device is free, or without --no-wait",
         )
     return ended
+
+
+def _vanished(session: Session, job: str) -> Ended:
+    hint = (
+        f"{session.launcher.directory(job)} is gone from the pod, which was emptied or replaced; "
+        "should the command still run there, nobody hears of it"
+    )
+    outcome = JobOutcome(job_id=job, state=JobState.LOST, hint=hint)
+    session.events.append("job.state", job=job, state=outcome.state.value, outcome=str(outcome))
+    return Ended(outcome, Manifest(files=[]), log_bytes=0, log_pulled=0)
+
+
+def detached(session: Session, job: str) -> Detached:
+    """Note that nobody follows the job any more; the error that says how to go on."""
+    session.events.append("job.detached", job=job)
+    return Detached(
+        f"detached: job {job} goes on on {session.pod.name}", remedy=how_to_go_on(session.run_id)
+    )
+
+
+def how_to_go_on(run_id: str) -> str:
+    """The commands for a job that is left running."""
+    return f"go on: orchestrate attach {run_id}\n  end it: orchestrate cancel {run_id}"
 
 
 class _Said:

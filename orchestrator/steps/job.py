@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from orchestrator.config.variables import bind
 from orchestrator.jobs.collect import collect
+from orchestrator.jobs.follow import Ended
 from orchestrator.jobs.job import JobSpec
 from orchestrator.models.command import Command
 from orchestrator.models.playbook import JobStep, Playbook
 from orchestrator.models.pod import Pod
-from orchestrator.models.run import Artifact, StepResult
+from orchestrator.models.run import Artifact, JobState, StepResult
+from orchestrator.steps import source
 from orchestrator.steps.base import Action, Attempt, Session, Stopwatch, result, run_job
+from orchestrator.store.jobs import known_jobs
 
 
 def command_of(step: JobStep, playbook: Playbook, pod: Pod, out: str) -> Command:
@@ -46,7 +49,10 @@ class Job:
             lock=session.launcher.device_lock() if step.exclusive else None,
             lock_wait=session.wait_for_device,
         )
-        ended = run_job(session, spec, attempt.paths.log)
+        ended = run_job(session, spec, attempt.paths.log, lambda: source.ensure(session))
+        if replaced := self._replaced(session, job_id, ended):
+            shown = str(command_of(step, playbook, pod, out="."))
+            return result(attempt, watch, command=shown, job=ended.outcome, error=replaced)
 
         def pulled(artifact: Artifact) -> None:
             session.events.append("artifact.pulled", job=job_id, **artifact.model_dump())
@@ -78,4 +84,16 @@ class Job:
                 for name, lines in (("refused", refused), ("quarantined", quarantined))
                 if lines
             },
+        )
+
+    def _replaced(self, session: Session, job_id: str, ended: Ended) -> str | None:
+        """What is wrong where the job may have run on files that are not the run's."""
+        begun_with = known_jobs(session.paths)[job_id].source
+        if begun_with is None or ended.outcome.state is JobState.LOST:
+            return None
+        if source.mark(session) == begun_with:
+            return None
+        return (
+            f"the repository on the pod, {session.pod.workdir}, was replaced while this job ran: "
+            "nobody can tell which code it measured"
         )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from orchestrator.models.playbook import Playbook, SyncStep
 from orchestrator.models.pod import Pod
 from orchestrator.models.run import StepResult
 from orchestrator.steps.base import Action, Attempt, Session, Stopwatch, result
-from orchestrator.transport.sync import push
+from orchestrator.steps.source import bring
 
 
 class Sync:
@@ -22,7 +20,5 @@ class Sync:
     def apply(self, step: SyncStep, session: Session, attempt: Attempt) -> StepResult:
         """Push."""
         watch = Stopwatch()
-        report = push(session.connection, Path(session.root), protect=step.protect)
-        details = dict(report.counts())
-        session.events.append("sync.done", **details)
-        return result(attempt, watch, details=details)
+        report = bring(session, step)
+        return result(attempt, watch, details=dict(report.counts()))

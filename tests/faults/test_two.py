@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -35,6 +36,18 @@ def rigs(tmp_path: Path, server: Server) -> Iterator[list[Rig]]:
             (tmp_path / name).mkdir()
             made.append(Rig(tmp_path / name, server, proxy, pod=tmp_path / "pod"))
         yield made
+
+
+def brings_other_code(rig: Rig) -> None:
+    """Somebody else's push to the same workdir."""
+    work = rig.lab.repo / "work.py"
+    work.write_text(f"print('OTHER CODE')\n{work.read_text()}")
+    assert rig.start("--phase", "0").end().code == 0
+
+
+def logs(rig: Rig) -> list[str]:
+    assert rig.run is not None
+    return [log.read_text() for log in sorted(rig.run.glob("phase-2/*/*/log"))]
 
 
 def interval(rig: Rig, step: str) -> tuple[float, float]:
@@ -72,3 +85,52 @@ def test_the_first_one_killed_frees_the_second(
     two.assert_whole(second.end(), reference)
     assert one.resume().end().code == 3
     assert one.starts() == ["dense"]
+
+
+def test_code_that_came_while_a_job_ran_decides_nothing(
+    rigs: list[Rig], reference: Reference
+) -> None:
+    one, two = rigs
+    first = one.start(seconds=0.5)
+    one.wait_for_log(first, "line 000003")
+    os.kill(one.command("dense"), signal.SIGSTOP)
+    brings_other_code(two)
+    os.kill(one.command("dense"), signal.SIGCONT)
+    outcome = first.end()
+    assert (outcome.code, outcome.last["verdict"]) == (3, "INFRA")
+    assert outcome.last["decision"]["outcome"] == "UNDECIDED"
+    assert "was replaced while this job ran" in json.dumps(outcome.last["reasons"])
+    again = one.resume().end()
+    assert again.last["decision"] == reference.decision
+    assert one.starts() == ["dense", "dense", "varlen"]
+    assert not any("OTHER CODE" in log for log in logs(one))
+
+
+def test_code_that_came_between_two_jobs_is_replaced(rigs: list[Rig], reference: Reference) -> None:
+    one, two = rigs
+    one.start(program=("-m", "tests.faults.doomed", "gate dense", "after")).end()
+    brings_other_code(two)
+    one.assert_whole(one.resume().end(), reference)
+    assert not any("OTHER CODE" in log for log in logs(one))
+
+
+def test_what_is_left_of_a_run_gets_its_code_to_an_emptied_pod(
+    rigs: list[Rig], reference: Reference
+) -> None:
+    one, _ = rigs
+    one.start(program=("-m", "tests.faults.doomed", "gate dense", "after")).end()
+    shutil.rmtree(one.pod)
+    outcome = one.resume().end()
+    assert outcome.last["decision"] == reference.decision
+    assert one.starts() == ["dense", "varlen"]
+
+
+def test_a_repository_that_changes_under_a_run_is_not_pushed(rigs: list[Rig]) -> None:
+    one, _ = rigs
+    controller = one.start()
+    one.wait_for(controller, "run.created")
+    (one.lab.repo / "work.py").write_text("print('LATER CODE')\n")
+    outcome = controller.end()
+    assert outcome.code == 3
+    assert "has changed since run" in outcome.stderr
+    assert not (one.pod / "work.py").exists()
