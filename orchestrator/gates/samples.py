@@ -125,6 +125,9 @@ class _Seen:
     during: dict[float, bool] = field(default_factory=dict)
     """Of samples within a cell, by time: whether the card was at rest."""
     asleep: bool = True
+    _known_troubles: dict[tuple[int, int], tuple[dict[str, str], float | None]] = field(
+        default_factory=dict
+    )
 
     def take(self, row: Watched) -> None:
         """Add one cell."""
@@ -136,15 +139,23 @@ class _Seen:
             self.unseen.append(row)
             return
         self.rows += 1
-        for kind, said in self._troubles(samples).items():
+        # samples follow each other, so the first and their number tell which they are
+        key = (id(samples[0]), len(samples))
+        if key not in self._known_troubles:
+            self._known_troubles[key] = self._troubles(samples)
+        troubles, clock = self._known_troubles[key]
+        for kind, said in troubles.items():
             self.trouble[kind].append(f"{cell_name(row)} {said}")
+        if clock is not None and clock < LOWEST_CLOCK:
+            self.slow.append(clock)
         for sample in samples:
             if began <= sample.when_ms <= ended and sample.utilisation is not None:
                 self.during[sample.when_ms] = sample.utilisation == 0
                 if row.sm_mhz and sample.sm_mhz and sample.sm_mhz >= ASLEEP * row.sm_mhz:
                     self.asleep = False
 
-    def _troubles(self, samples: Sequence[Sample]) -> dict[str, str]:
+    def _troubles(self, samples: Sequence[Sample]) -> tuple[dict[str, str], float | None]:
+        """What ails the card, by kind, and its share of the maximum clock."""
         found = {}
         bits = 0
         shares = []
@@ -155,12 +166,13 @@ class _Seen:
                     self.known.add(name)
             if sample.sm_mhz is not None and sample.sm_max_mhz and not sample.idle:
                 shares.append(sample.sm_mhz / sample.sm_max_mhz)
-        slow = ""
-        if shares and statistics.median(shares) < LOWEST_CLOCK:
-            self.slow.append(statistics.median(shares))
-            slow = f"{self.slow[-1]:.0%} of the maximum clock"
+        clock = statistics.median(shares) if shares else None
         if bits:
-            found["throttled"] = f"({', '.join(filter(None, (throttle_names(bits), slow)))})"
+            said = throttle_names(bits)
+            slow = clock is not None and clock < LOWEST_CLOCK
+            found["throttled"] = (
+                f"({said}, {clock:.0%} of the maximum clock)" if slow else f"({said})"
+            )
         company = max((s.foreign for s in samples if s.foreign is not None), default=0)
         if company > 0:
             found["busy"] = f"({company:g})"
@@ -168,7 +180,7 @@ class _Seen:
         self.hottest = max(degrees, self.hottest or 0) or None
         if degrees >= HOTTEST_C:
             found["hot"] = f"({degrees:g} C)"
-        return found
+        return found, clock
 
     def measure(self, measured: dict[str, JsonValue]) -> None:
         """What was seen, beside the findings."""
