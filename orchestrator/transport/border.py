@@ -10,13 +10,14 @@ from contextlib import contextmanager
 
 import paramiko
 
-from orchestrator.errors import ConnectionLost, HostUnreachable
+from orchestrator.errors import ConnectionLost, HostUnreachable, InfraError
 from orchestrator.models.pod import Pod
 
 # Paramiko logs the tracebacks of errors it also raises. Without any handler, Python's last resort
 # would print them to the terminal.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
+_DYING_S = 0.5
 _SSH_ERRORS = (paramiko.SSHException, EOFError, OSError)
 
 
@@ -57,15 +58,27 @@ def _explain(error: Exception, address: str, timeout: float) -> tuple[str, str |
 
 @contextmanager
 def map_ssh_errors(pod: Pod) -> Iterator[None]:
-    """Map what goes wrong within a session to `ConnectionLost`.
+    """Map what goes wrong within a session to `ConnectionLost`, a refused channel to `InfraError`.
 
     Wrap calls into Paramiko only, never a caller's function: a full disk on this side is no lost
     connection.
     """
     try:
         yield
+    except paramiko.ChannelException as error:  # said by the server, so the link is up
+        raise InfraError(
+            f"pod {pod.name}: {pod.address} refuses another session: {error.text}",
+            remedy="its sshd must allow more of them (MaxSessions in sshd_config; the default, 10, "
+            "is enough), and its user more processes",
+        ) from error
     except _SSH_ERRORS as error:
         raise connection_lost(pod, str(error) or type(error).__name__) from error
+
+
+def still_up(transport: paramiko.Transport) -> bool:
+    """Whether a channel that has just failed did so on a link that works."""
+    transport.join(_DYING_S)  # it ends its channels before it says that it is not active
+    return bool(transport.is_active())
 
 
 def connection_lost(pod: Pod, detail: str) -> ConnectionLost:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import posixpath
 import re
 import secrets
@@ -17,7 +18,7 @@ import paramiko
 
 from orchestrator.errors import InfraError, PullError
 from orchestrator.models.pod import Pod
-from orchestrator.transport.border import connection_lost, map_ssh_errors
+from orchestrator.transport.border import connection_lost, map_ssh_errors, still_up
 from orchestrator.transport.process import chunks
 
 _READ = 32 * 1024  # what every SFTP server serves in one request
@@ -43,7 +44,14 @@ class RemoteFiles:
     def __init__(self, transport: paramiko.Transport, pod: Pod) -> None:
         self._pod = pod
         with map_ssh_errors(pod):
-            client = transport.open_sftp_client()
+            try:
+                client = transport.open_sftp_client()
+            except paramiko.ChannelException:
+                raise
+            except (paramiko.SSHException, paramiko.SFTPError, EOFError) as error:
+                if not still_up(transport):
+                    raise EOFError(str(error)) from error
+                raise _no_sftp(pod, str(error)) from error
         if client is None:
             raise connection_lost(pod, "no SFTP channel")
         self._client = client
@@ -104,6 +112,8 @@ class RemoteFiles:
             return
         local_path.parent.mkdir(parents=True, exist_ok=True)
         partial = local_path.with_name(f".{sha256}{_PARTIAL}")
+        if partial.is_symlink():  # not of our making
+            partial.unlink()
         try:
             found = self._continue(remote_path, partial, size, inspect)
             if found.digest != sha256 and found.resumed:  # what was here was not its beginning
@@ -124,7 +134,8 @@ class RemoteFiles:
     ) -> _Fetched:
         """Bring a file that is here in part to its full size."""
         digest = hashlib.sha256()
-        with partial.open("a+b") as stream:
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        with os.fdopen(os.open(partial, flags, 0o666), "a+b") as stream:
             if partial.stat().st_size > size:
                 stream.truncate(0)
             stream.seek(0)
@@ -204,6 +215,14 @@ class RemoteFiles:
                     raise kind(f"{self._name(path)} {what}: {error.strerror or error}") from error
         except paramiko.SFTPError as error:  # an answer that makes no sense
             raise kind(f"{self._name(path)} {what}: {error}") from error
+
+
+def _no_sftp(pod: Pod, said: str) -> InfraError:
+    return InfraError(
+        f"pod {pod.name}: {pod.address} has no SFTP: {said or 'its server ended at once'}",
+        remedy="enable it there: `Subsystem sftp internal-sftp` in sshd_config; and nothing that "
+        "a login shell prints may come before it",
+    )
 
 
 def _is_whole(path: Path, size: int, sha256: str) -> bool:

@@ -14,7 +14,7 @@ import paramiko
 from orchestrator.errors import InfraError
 from orchestrator.models.command import Command
 from orchestrator.models.pod import Pod
-from orchestrator.transport.border import connection_lost, map_ssh_errors
+from orchestrator.transport.border import connection_lost, map_ssh_errors, still_up
 
 CHUNK = 256 * 1024
 STDOUT, STDERR = 1, 2
@@ -74,8 +74,14 @@ class RemoteProcess:
                 self._channel.in_buffer.set_event(self._wakeup)
                 self._channel.in_stderr_buffer.set_event(self._wakeup)
                 self._channel.exec_command(line.encode("utf-8", "surrogateescape"))
-            except BaseException:
+            except BaseException as error:
                 self._channel.close()
+                if isinstance(error, paramiko.SSHException) and still_up(transport):
+                    raise InfraError(
+                        f"pod {pod.name}: {pod.address} runs no commands: {error}",
+                        remedy="see what its sshd_config and the key's line in authorized_keys "
+                        "allow this user",
+                    ) from error
                 raise
         if stdin is None:
             with map_ssh_errors(pod):

@@ -16,6 +16,9 @@ from orchestrator.errors import ConnectionLost, InfraError, PullError
 from orchestrator.models.command import Command
 from orchestrator.transport.connection import Connection
 from orchestrator.transport.embedded import embedded_pod
+from orchestrator.transport.hostkeys import HostKeys
+from tests.integration import sshd as sshd_module
+from tests.integration.sshd import private_sshd
 
 AWKWARD = ["", "a b", "it's", '"$HOME"', "`id`", "line\nline", "-n", "*", "ünï", "\\", "a=b", "!x"]
 
@@ -158,6 +161,56 @@ def test_a_server_that_goes_away_is_lost(tmp_path, host_keys):
     follower.join(10)
     connection.close()
     assert len(errors) == 1
+
+
+# -- servers that refuse ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def strict(tmp_path, host_keys, monkeypatch, request):
+    """A session with an OpenSSH server of another configuration."""
+    monkeypatch.setattr(sshd_module, "_CONFIG", request.param(sshd_module._CONFIG))
+    folder = tmp_path / "strict"
+    folder.mkdir()
+    with private_sshd(folder) as server:
+        pod = server.pod(tmp_path / "w")
+        with Connection(pod, host_keys=HostKeys(tmp_path / "pins2", known_hosts=())) as opened:
+            yield opened
+
+
+@pytest.mark.parametrize(
+    "strict",
+    [
+        lambda text: text.replace("Subsystem sftp internal-sftp\n", ""),
+        lambda text: text.replace("internal-sftp", "/nowhere/sftp-server"),
+        lambda text: text.replace("internal-sftp", "/bin/echo Welcome, dear user of this pod"),
+    ],
+    indirect=True,
+    ids=["none", "missing", "chatty"],
+)
+def test_a_pod_without_sftp_is_no_lost_connection(strict, tmp_path):
+    with pytest.raises(InfraError, match="has no SFTP") as refused:
+        strict.upload(b"x", str(tmp_path / "x"))
+    assert not isinstance(refused.value, ConnectionLost)
+    assert "Subsystem" in str(refused.value.remedy)
+    assert strict.run(Command(("true",))).ok
+
+
+@pytest.mark.parametrize("strict", [lambda text: f"MaxSessions 1\n{text}"], indirect=True)
+def test_a_refused_session_is_no_lost_connection(strict, tmp_path):
+    strict.upload(b"x", str(tmp_path / "x"))  # keeps its session
+    with pytest.raises(InfraError, match="refuses another session") as refused:
+        strict.run(Command(("true",)))
+    assert not isinstance(refused.value, ConnectionLost)
+    assert "MaxSessions" in str(refused.value.remedy)
+
+
+@pytest.mark.parametrize("strict", [lambda text: f"MaxSessions 0\n{text}"], indirect=True)
+def test_a_pod_without_any_session_is_no_lost_connection(strict, tmp_path):
+    for use in (lambda: strict.run(Command(("true",))), lambda: strict.upload(b"x", "x")):
+        with pytest.raises(InfraError, match="refuses another session") as refused:
+            use()
+        assert not isinstance(refused.value, ConnectionLost)
 
 
 # -- files --------------------------------------------------------------------------------------
