@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 from pathlib import Path
@@ -193,12 +194,20 @@ def report(run: str, template: Path | None, runs_dir: Path, as_json: bool) -> in
     return report_command(run, template, runs_dir, as_json=as_json)
 
 
+def _finite(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
+    """A range lets NaN and infinity through, at which nothing is ever fast enough."""
+    if not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a finite number.")
+    return value
+
+
 @cli.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @click.option("--device", help='Card of rows that do not name it, e.g. "RTX 4090".')
 @click.option(
     "--margin",
-    type=click.FloatRange(min=0, min_open=True),
+    type=click.FloatRange(min=1),
+    callback=_finite,
     default=1.2,
     show_default=True,
     help="Speedup that the lower bound must reach.",
@@ -225,6 +234,7 @@ def compare(run_a: str, run_b: str, runs_dir: Path, as_json: bool) -> int:
     """Compare RUN_A with RUN_B (default: the latest), cell by cell.
 
     Times are compared on equal machines and versions only, speedups otherwise.
+    Exit code: 0 compared; 4 no cell was measured in both; 5 INVALID evidence in one of them.
     """
     from orchestrator.cli.compare import compare_command
 

@@ -12,16 +12,17 @@ from orchestrator.cli.console import STYLES, Console
 from orchestrator.engine.compare import RunComparison, Side, compare_runs
 from orchestrator.errors import ExitCode
 from orchestrator.gates.compare import Change, Compared, Quantity
-from orchestrator.models.verdict import Verdict
 from orchestrator.store import runs as store
 
 _STYLE = {Change.BETTER: "green", Change.WORSE: "bold red"}
 
 
 def compare_command(run_a: str, run_b: str, runs_dir: Path, *, as_json: bool) -> int:
-    """Print the table; NOT_VERIFIED where the runs have no measured cell in common."""
+    """Print the table; NOT_VERIFIED where no cell was measured in both, INVALID where a run is."""
     found = compare_runs(store.find(runs_dir, run_a), store.find(runs_dir, run_b))
     code = ExitCode.OK if found.comparable else ExitCode.NOT_VERIFIED
+    if _invalid(found):
+        code = ExitCode.INVALID
     if as_json:
         click.echo(json.dumps(_summary(found)))
         return int(code)
@@ -81,11 +82,15 @@ def _sentence(found: RunComparison) -> str:
     if not found.comparable:
         return "No cell was timed on a card in both runs: nothing can be compared."
     counts = ", ".join(f"{found.counts[change]} {change.value}" for change in Change)
-    text = f"Speedups from A to B: {counts}."
-    bad = [s.run_id for s in (found.a, found.b) if s.judgement.verdict is Verdict.INVALID]
-    if bad:
+    over = f"over the {found.reference} reference at {found.level} level"
+    text = f"Speedups {over}, from A to B: {counts}."
+    if bad := _invalid(found):
         text += f" Evidence of {' and '.join(bad)} is INVALID: these numbers prove nothing."
     return text
+
+
+def _invalid(found: RunComparison) -> list[str]:
+    return [side.run_id for side in (found.a, found.b) if side.invalid]
 
 
 def _summary(found: RunComparison) -> dict[str, Any]:
@@ -106,6 +111,8 @@ def _summary(found: RunComparison) -> dict[str, Any]:
         "a": side(found.a),
         "b": side(found.b),
         "absolute": found.absolute,
+        "level": found.level,
+        "reference": found.reference,
         "differences": {name: list(pair) for name, pair in found.differences.items()},
         "cells": [
             {

@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from orchestrator.engine.judge import judge
+from orchestrator.evidence.bench import Basis, Level
 from orchestrator.evidence.facts import Facts
 from orchestrator.gates.compare import Change, Compared, Fingerprint, compare_cell, differences
 from orchestrator.models.run import Judgement
+from orchestrator.models.verdict import Verdict
 from orchestrator.reporting.artifacts import gather
 from orchestrator.reporting.comparison import by_cell
 from orchestrator.reporting.records import BenchFamily
@@ -28,6 +30,12 @@ class Side:
     problems: tuple[str, ...]
     """Evidence that could not be read."""
 
+    @property
+    def invalid(self) -> bool:
+        """Whether any of its evidence is, whatever else became of the run."""
+        phases = [phase for phase in self.judgement.phases if phase.superseded is None]
+        return any(phase.verdict is Verdict.INVALID for phase in phases)
+
 
 @dataclass(frozen=True)
 class RunComparison:
@@ -37,6 +45,9 @@ class RunComparison:
     b: Side
     differences: dict[str, tuple[str | None, str | None]]
     cells: tuple[Compared, ...]
+    level: Level
+    reference: Basis
+    """What all speedups and reference times are of, in both runs."""
 
     @property
     def absolute(self) -> bool:
@@ -62,16 +73,30 @@ def compare_runs(a: RunPaths, b: RunPaths) -> RunComparison:
     """
     before, after = _side(a), _side(b)
     differing = differences(before.fingerprint, after.fingerprint)
+    level, reference = _decided_by(before, after)
     measured = [("a", bench) for bench in before.benches]
     measured += [("b", bench) for bench in after.benches]
     cells = [
         compared
         for (family, length), rows in by_cell(measured).items()
         for compared in compare_cell(
-            family, length, rows.get("a"), rows.get("b"), absolute=not differing
+            family,
+            length,
+            rows.get("a"),
+            rows.get("b"),
+            absolute=not differing,
+            level=level,
+            basis=reference,
         )
     ]
-    return RunComparison(before, after, differing, tuple(cells))
+    return RunComparison(before, after, differing, tuple(cells), level, reference)
+
+
+def _decided_by(a: Side, b: Side) -> tuple[Level, Basis]:
+    """What both decisions are about; production's, where they are about different things."""
+    decisions = [side.judgement.decision for side in (a, b)]
+    found = {(d.level, d.reference) for d in decisions if d is not None}
+    return found.pop() if len(found) == 1 else ("operator", "strongest")
 
 
 def _side(paths: RunPaths) -> Side:

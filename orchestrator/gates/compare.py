@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
-from orchestrator.evidence.bench import BenchRow
+from orchestrator.evidence.bench import Basis, BenchRow, Level
 
 Fingerprint = Mapping[str, str | None]
 """What must be equal before absolute times are: device, driver, versions; None is unknown."""
+
+
+What = Literal["speedup", "tri_ms", "ref_ms"]
 
 
 class Change(str, Enum):
@@ -42,7 +45,7 @@ class Compared:
 
     family: str
     L: int
-    what: Literal["speedup", "tri_ms", "ref_ms"]
+    what: What
     a: Quantity | None
     b: Quantity | None
     change: Change
@@ -63,33 +66,50 @@ def differences(a: Fingerprint, b: Fingerprint) -> dict[str, tuple[str | None, s
 
 
 def compare_cell(
-    family: str, length: int, a: BenchRow | None, b: BenchRow | None, *, absolute: bool
+    family: str,
+    length: int,
+    a: BenchRow | None,
+    b: BenchRow | None,
+    *,
+    absolute: bool,
+    level: Level = "operator",
+    basis: Basis = "strongest",
 ) -> list[Compared]:
-    """The cell's speedup; its times too where `absolute`. An interpreter's times are none."""
-    quantities: list[tuple[Literal["speedup", "tri_ms", "ref_ms"], bool]] = [("speedup", True)]
+    """The cell's speedup; its times too where `absolute`. An interpreter's times are none.
+
+    Both are taken at one level, over one reference: what a row calls its own may differ from run to
+    run. Where neither row says what its own is, they are all there is.
+    """
+    told = any(row is not None and row.basis is not None for row in (a, b))
+    at = (level, basis) if told else None
+    quantities: list[tuple[What, bool]] = [("speedup", True)]
     if absolute:
         quantities += [("tri_ms", False), ("ref_ms", False)]
     compared = []
     for what, more_is_better in quantities:
-        before, after = _quantity(a, what), _quantity(b, what)
+        before, after = _quantity(a, what, at), _quantity(b, what, at)
         change = _change(before, after, more_is_better=more_is_better)
         compared.append(Compared(family, length, what, before, after, change))
     return compared
 
 
-def _quantity(
-    row: BenchRow | None, what: Literal["speedup", "tri_ms", "ref_ms"]
-) -> Quantity | None:
+def _quantity(row: BenchRow | None, what: What, at: tuple[Level, Basis] | None) -> Quantity | None:
     if row is None or not row.ok or row.interpreted:
         return None
-    if what == "speedup":
-        found = (row.speedup, row.speedup_lo, row.speedup_hi)
-    elif what == "tri_ms":
-        found = (row.tri_ms, row.tri_p10, row.tri_p90)
-    else:
-        found = (row.ref_ms, row.ref_p10, row.ref_p90)
-    value, low, high = found
-    return None if value is None else Quantity(value, low, high)
+    value: float | None
+    bounds: tuple[float | None, float | None] | None
+    if at is None or at == (row.level, row.basis):
+        value = getattr(row, what)
+        bounds = {
+            "speedup": (row.speedup_lo, row.speedup_hi),
+            "tri_ms": (row.tri_p10, row.tri_p90),
+            "ref_ms": (row.ref_p10, row.ref_p90),
+        }[what]
+    elif what == "speedup":
+        value, bounds = row.speedup_of(*at), row.interval(*at)
+    else:  # the quantiles are those of the row's own level and reference
+        value, bounds = row.ms(at[0], "tri" if what == "tri_ms" else at[1]), None
+    return None if value is None else Quantity(value, *(bounds or (None, None)))
 
 
 def _change(a: Quantity | None, b: Quantity | None, *, more_is_better: bool) -> Change:

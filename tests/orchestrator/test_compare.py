@@ -86,6 +86,36 @@ def test_the_interpreters_times_are_not_compared(tmp_path: Path) -> None:
     assert "No cell was timed on a card in both runs" in result.output
 
 
+def test_a_run_whose_evidence_is_invalid_proves_nothing(tmp_path: Path) -> None:
+    a, b = run(tmp_path / "a"), run(tmp_path / "b", 1.8)
+    file = next(b.rglob("artifacts/sel_dense.csv"))
+    file.write_bytes(file.read_bytes().replace(b"2.", b"3.", 1))
+    for pair in ((a, b), (b, a)):
+        result = compare(*pair)
+        assert result.return_value == 5
+        assert "is INVALID: these numbers prove nothing" in result.output
+        assert compare(*pair, "--json").return_value == 5
+
+
+def test_runs_that_report_different_references_are_compared_over_one(tmp_path: Path) -> None:
+    def over_shipped(mode: str, length: int) -> dict[str, object]:
+        # the same measurements; its own columns are those of the shipped reference
+        return {
+            **row(mode, length), "basis": "shipped", "ref_ms": 0.155 * length / 64,
+            "speedup": 1.55, "speedup_lo": 1.5, "speedup_hi": 1.6,
+        }  # fmt: skip
+
+    b = complete(tmp_path / "b", over_shipped, RTX_4090).paths.root
+    a = complete(tmp_path / "a", row, RTX_4090).paths.root
+    found = compared(a, b)
+    assert (found["level"], found["reference"]) == ("operator", "strongest")
+    speedups = [cell for cell in found["cells"] if cell["what"] == "speedup"]
+    assert [cell["ratio"] for cell in speedups] == pytest.approx([1] * 6)
+    assert {cell["change"] for cell in speedups} == {"within noise"}
+    (reference, *_) = (cell for cell in found["cells"] if cell["what"] == "ref_ms")
+    assert (reference["ratio"], reference["change"]) == (pytest.approx(1), "no interval")
+
+
 def test_no_run_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError):
         compare(run(tmp_path / "a"), tmp_path / "none")
@@ -115,4 +145,28 @@ def one(**changes: object):
     ],
 )
 def test_significance(a, b, change: Change) -> None:
+    """Of the row's own level and reference."""
     assert compare_cell("dense", 64, a, b, absolute=False)[0].change is change
+
+
+@pytest.mark.parametrize(
+    ("level", "basis", "value"),
+    [
+        ("operator", "strongest", 1.5),
+        ("operator", "shipped", 1.55),
+        ("kernel", "strongest", 1.8),
+        ("kernel", "shipped", 1.875),
+    ],
+)
+def test_the_level_and_the_reference_that_are_asked_for(level, basis, value) -> None:
+    found = compare_cell("dense", 64, one(), one(), absolute=True, level=level, basis=basis)
+    speedup, ours, theirs = (compared.a for compared in found)
+    assert speedup.value == pytest.approx(value)
+    assert speedup.low < value < speedup.high
+    assert theirs.value / ours.value == pytest.approx(value)
+
+
+def test_rows_that_name_no_reference_are_compared_with_each_other_only() -> None:
+    old = one(basis=None, operator_strongest_lo=None)
+    assert compare_cell("dense", 64, old, old, absolute=False)[0].change is Change.NOISE
+    assert compare_cell("dense", 64, old, one(), absolute=False)[0].change is Change.UNKNOWN

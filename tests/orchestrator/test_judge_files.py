@@ -332,6 +332,14 @@ def test_runs_and_files_go_together_and_the_worst_decides(tmp_path: Path) -> Non
 # --- usage ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("margin", ["nan", "inf", "-inf", "0", "0.01", "0.99"])
+def test_a_margin_below_one_or_beyond_all_is_a_usage_error(margin: str) -> None:
+    words = ["judge", str(FOREIGN / "twice.csv"), "--margin", margin]
+    result = CliRunner().invoke(cli, words)
+    assert result.exit_code == 2
+    assert "--margin" in result.output
+
+
 def test_nothing_to_judge_is_a_usage_error(tmp_path: Path) -> None:
     telemetry = tmp_path / "telemetry.csv"
     telemetry.write_bytes((MACHINE / "quiet.csv").read_bytes())
