@@ -20,7 +20,8 @@ from kernels.bench.options import parse
 from kernels.bench.process import Child
 
 ROOT = Path(bench_sel_triton.__file__).parents[2]
-ITERS = ("--iters", "2", "--warmup", "0") if DEVICE.type == "cpu" else ()
+# each iteration runs in Triton's interpreter, and how often is not the point here
+ITERS = ("--iters", "1", "--warmup", "0") if DEVICE.type == "cpu" else ()
 TINY = ("--N", "3", "--H", "2", "--D", "16", "--Dv", "24", *ITERS)
 MATRIX = ROOT / "kernels/bench/matrices/document.json"
 
@@ -37,6 +38,14 @@ def compile_and_die(Q, K, V, **options):
 op.sel_attn_fwd_dense_group = compile_and_die
 from kernels.bench import child
 child.main(int(sys.argv[1]))
+"""
+
+# The real child, which then writes down beside itself what it has imported.
+TELLS_IMPORTS = """
+import pathlib, sys
+from kernels.bench import child
+child.main(int(sys.argv[1]))
+pathlib.Path(__file__).with_name("modules").write_text(" ".join(sys.modules))
 """
 
 
@@ -94,16 +103,39 @@ def test_command_line(tmp_path):
     assert all(float(row["value"]) > 0 and row["device"] == DEVICE_NAME for row in canary.rows)
 
 
-def test_flags_choose_the_kernel_and_leave_a_line(tmp_path, monkeypatch):
-    monkeypatch.setenv("NSA_SEL_TRITON_GROUP", "0")
-    monkeypatch.setenv("NSA_DEBUG_TIMING", "1")
-    monkeypatch.setenv("NSA_DEBUG_COMPARE", "1")
-    monkeypatch.setenv("NSA_DEBUG_SHAPES", "1")
-    monkeypatch.setenv("NSA_DIAGNOSTICS", str(tmp_path / "lines.jsonl"))
-    assert bench(tmp_path / "dense.csv", "--L_list", "5", "--level", "kernel") == 0
-    (row,) = rows_of(tmp_path / "dense.csv")
+@pytest.fixture(scope="module")
+def flagged(tmp_path_factory):
+    """A folder with what one run leaves, all debug flags on, and what its child has imported."""
+    path = tmp_path_factory.mktemp("flagged")
+    script = path / "child.py"
+    script.write_text(TELLS_IMPORTS)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("NSA_")]:
+            patch.delenv(name)
+        patch.setenv("NSA_SEL_TRITON_GROUP", "0")
+        patch.setenv("NSA_DEBUG_TIMING", "1")
+        patch.setenv("NSA_DEBUG_COMPARE", "1")
+        patch.setenv("NSA_DEBUG_SHAPES", "1")
+        patch.setenv("NSA_DIAGNOSTICS", str(path / "lines.jsonl"))
+        arguments = ("--L_list", "5", "--level", "kernel")
+        assert bench(path / "dense.csv", *arguments, command=[sys.executable, str(script)]) == 0
+    return path
+
+
+@pytest.mark.xdist_group("flagged")
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="flex_attention is compiled there")
+def test_no_compiler_is_loaded_on_a_cpu(flagged):
+    """It takes seconds, and leaves a folder in TMPDIR."""
+    modules = (flagged / "modules").read_text().split()
+    assert {"torch", "triton", "kernels.bench.trial"} <= set(modules)
+    assert not {"torch._dynamo", "torch._inductor"} & set(modules)
+
+
+@pytest.mark.xdist_group("flagged")
+def test_flags_choose_the_kernel_and_leave_a_line(flagged):
+    (row,) = rows_of(flagged / "dense.csv")
     assert row["kernel"] == row["kernel_launched"] == "triton.dense_rows_fwd.head"
-    line = json.loads((tmp_path / "lines.jsonl").read_text())
+    line = json.loads((flagged / "lines.jsonl").read_text())
     assert (line["path"], line["kernels"]) == ("bench.kernel", ["dense_rows_fwd.head"])
     assert (line["L"], line["bucket"]) == (5, 8)
     assert line["ms"] > 0
@@ -209,10 +241,10 @@ def test_what_a_dead_process_has_left_running_is_not_waited_for(tmp_path):
 
 def test_what_the_budget_does_not_cover_is_named(tmp_path):
     path = tmp_path / "x.csv"
-    sleeper = [sys.executable, "-c", "import time; time.sleep(2)"]
-    assert bench(path, "--L_list", "4,5", "--budget", "0.5", command=sleeper) == 1
+    sleeper = [sys.executable, "-c", "import time; time.sleep(1)"]
+    assert bench(path, "--L_list", "4,5", "--budget", "0.2", command=sleeper) == 1
     statuses = [row["status"] for row in rows_of(path)]
-    assert statuses == ["error: not measured: the budget of 0.5 s is spent"] * 2
+    assert statuses == ["error: not measured: the budget of 0.2 s is spent"] * 2
 
 
 @pytest.mark.parametrize(
