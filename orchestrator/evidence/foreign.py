@@ -51,6 +51,7 @@ _NAMES = {
 _TIMES = ("tri_ms", "ref_ms")
 _MEASURED = (*_TIMES, "speedup", "mae")
 _FINE = ("", "ok", "pass", "passed", "success", "done", "0")
+_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+", re.ASCII)
 _WITH_UNIT = re.compile(r"(.*?)\s*(ms|us|x)")
 _FAILURES = ("ERROR", "FAIL", "OOM", "TIMEOUT", "CRASH")
 
@@ -334,7 +335,9 @@ class _Reader:
         for index, field in enumerate(fields):
             number = _number(field)
             if number is None and field and name in _MEASURED and self._failed[index] is None:
-                self._failed[index] = f"{name} is {field}"
+                comma = _DECIMAL_COMMA.fullmatch(field)
+                hint = ", with a decimal comma: write a point" if comma else ""
+                self._failed[index] = f"{name} is {field}{hint}"
             numbers.append(None if number is None else number * scale)
         return numbers
 

@@ -77,7 +77,7 @@ def malformed(gate: str, error: EvidenceError) -> GateResult:
         reason=Reason.MALFORMED,
         message=f"The file cannot be read as evidence: {error}.",
         measured={"file": error.file, "line": error.line, "column": error.column},
-        next_step=f"Look at {error.file} in the attempt's artifacts, and run the step again.",
+        next_step=f"Look at {error.file} for what it really is, and measure again.",
     )
 
 
@@ -93,11 +93,11 @@ def missing(gate: str, file: str, *, empty: bool = False) -> GateResult:
     )
 
 
-def listed(names: Iterable[object], shown: int = _SHOWN) -> str:
-    """`a, b, c and 4 more`."""
+def listed(names: Iterable[object], shown: int = _SHOWN, *, between: str = ", ") -> str:
+    """`a, b, c and 4 more`; clauses that hold commas themselves need another `between`."""
     words = [str(name) for name in names]
     more = len(words) - shown
-    return ", ".join(words[:shown]) + (f" and {more} more" if more > 0 else "")
+    return between.join(words[:shown]) + (f" and {more} more" if more > 0 else "")
 
 
 def counted(number: int, noun: str) -> str:

@@ -69,8 +69,8 @@ def flatness(
             Finding(
                 Verdict.INVALID,
                 Reason.FLAT_IN_L,
-                f"{listed(flat[Verdict.INVALID], 2)}: a time that does not depend on the "
-                "keys is not the time of reading them.",
+                f"{listed(flat[Verdict.INVALID], 2, between='; ')}: a time that does not depend "
+                "on the keys is not the time of reading them.",
                 "Change the last key and see whether this side's output changes; it may "
                 "attend to the first keys only.",
             )
@@ -78,8 +78,8 @@ def flatness(
     if Verdict.NOT_VERIFIED in flat:
         findings.append(
             unverified(
-                f"{listed(flat[Verdict.NOT_VERIFIED], 2)}: so few bytes do not show beside the "
-                "launches (launch_us), or whatever else was timed.",
+                f"{listed(flat[Verdict.NOT_VERIFIED], 2, between='; ')}: so few bytes do not show "
+                "beside the launches (launch_us), or whatever else was timed.",
                 "Measure larger cells, and the launch floor of the device (launch_us).",
             )
         )

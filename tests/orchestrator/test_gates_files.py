@@ -6,6 +6,7 @@ import pytest
 from evidence_samples import PARITY, RTX_4090, case, failure, junit, skip
 
 from orchestrator.gates import judge_gate
+from orchestrator.gates.findings import listed
 from orchestrator.models.playbook import BenchGate, ParityGate, TestsGate
 from orchestrator.models.verdict import GateResult, Reason, Verdict
 
@@ -44,6 +45,15 @@ def refused(gate, data, verdict, reason, *words) -> GateResult:
 )
 def test_no_file_or_a_broken_one(gate, data, verdict, reason, says):
     refused(gate, data, verdict, reason, says, gate.file)
+
+
+def test_the_next_step_fits_files_of_any_origin():
+    result = judged(BENCH, b"\x00garbage")
+    assert result.next_step == "Look at sel_dense.csv for what it really is, and measure again."
+
+
+def test_clauses_with_commas_are_told_apart():
+    assert listed(["a, b", "c"], between="; ") == "a, b; c"
 
 
 # --- tests ----------------------------------------------------------------------------------------

@@ -138,6 +138,13 @@ def test_what_is_no_table_of_cells_is_refused(text: str, says: str) -> None:
         parse_foreign(text.encode())
 
 
+def test_a_decimal_comma_is_called_one(tmp_path: Path) -> None:
+    file = tmp_path / "x.csv"
+    file.write_text("N;H;D;Dv;L;tri_ms;ref_ms\n1024;8;128;128;256;0,18;0.24\n")
+    found = judged(file, "--device", "RTX 4090")
+    assert any("tri_ms is 0,18, with a decimal comma" in g["message"] for g in found["gates"])
+
+
 def test_an_empty_file_is_no_evidence(tmp_path: Path) -> None:
     file = tmp_path / "x.csv"
     file.write_text("\n")
@@ -202,6 +209,49 @@ def test_an_honest_set_enables_from_the_right_length(tmp_path: Path) -> None:
     assert found["decision"]["outcome"] == "ENABLE"
     assert found["decision"]["min_L"] == 128, "varlen says nothing about 64"
     assert found["exit_code"] == 0
+
+
+H200_US = {
+    64: (13.5, 6.5),
+    128: (21.0, 7.2),
+    256: (36.8, 7.3),
+    512: (66.0, 7.6),
+    1024: (125.5, 7.9),
+}
+"""Kernel's time and the gathering reference's ratio to it, N=1024, H=8, D=128."""
+
+
+def _h200(length: int) -> dict[str, object]:
+    microseconds, ratio = H200_US[length]
+    tri, ref = microseconds / 1e3, microseconds * ratio / 1e3
+    around = {"tri_p10": 0.98 * tri, "tri_p90": 1.04 * tri}
+    around |= {"ref_p10": 0.98 * ref, "ref_p90": 1.04 * ref}
+    bounds = {"speedup": ratio, "speedup_lo": 0.985 * ratio, "speedup_hi": 1.015 * ratio}
+    card = {"device": "NVIDIA H200", "l2_mib": 50, "launch_us": 2.2, "sm_mhz": 1500}
+    card |= {"sm_max_mhz": 1980, "timer": "graph"}
+    return {"tri_ms": tri, "ref_ms": ref} | around | bounds | card
+
+
+def test_an_h200_at_its_power_cap_is_believed(tmp_path: Path) -> None:
+    edit = {
+        f"{mode}_{length}": _h200(length) for mode, lengths in LENGTHS.items() for length in lengths
+    }
+    files = write_set(tmp_path, **edit)
+    for path, changes in (
+        (tmp_path / "telemetry.csv", {",2505,2520,": ",1500,1980,", "0x0000000000000000": "0x4"}),
+        (tmp_path / "sel_dense.canary.csv", {",920,": ",4180,", ",910.8,": ",4150,"}),
+        (tmp_path / "sel_varlen.canary.csv", {",920,": ",4180,", ",910.8,": ",4150,"}),
+    ):
+        text = path.read_text()
+        for old, new in {**changes, "NVIDIA GeForce RTX 4090": "NVIDIA H200"}.items():
+            assert old in text
+            text = text.replace(old, new)
+        path.write_text(text)
+    found = judged(*files)
+    assert [g for g in found["gates"] if g["verdict"] != "PASS"] == []
+    assert found["decision"]["min_L"] == 128
+    machine = next(g for g in found["gates"] if g["gate"].startswith("machine"))
+    assert "low, and steady" in machine["message"]
 
 
 def test_one_losing_cell_at_a_larger_length_moves_it(tmp_path: Path) -> None:
