@@ -106,9 +106,15 @@ class SshLauncher:
         def on_stderr(data: bytes) -> None:
             errors.extend(data[: _STDERR_LIMIT - len(errors)])
 
-        wire = iter((spec.to_wire(),))
+        def call() -> int:
+            errors.clear()
+            wire = iter((spec.to_wire(),))
+            return self._connection.stream(command, frames.feed, stdin=wire, on_stderr=on_stderr)
+
         try:
-            code = self._connection.stream(command, frames.feed, stdin=wire, on_stderr=on_stderr)
+            code = call()
+            if code < _KILLED and status is None and self._install():
+                code = call()
         except NotFrames as error:
             raise self._no_answer("run", spec.job_id, "garbled", str(error)) from None
         if code < _KILLED and (code != 0 or status is None):
@@ -122,12 +128,14 @@ class SshLauncher:
     ) -> None:
         """Hand over the log's bytes from `offset` to `log_limit`, until the job is over.
 
+        Returns early where the agent had to be put there anew.
+
         Raises:
             ConnectionLost: the link broke; call again with the offset reached.
         """
         command = self._command("follow", self.directory(job_id), str(offset), str(log_limit))
         code = self._connection.stream(command, sink)
-        if code != 0:
+        if code != 0 and not self._install():
             raise InfraError(
                 f"{self._pod.name}: the log of {job_id} cannot be followed (exit {code})",
                 remedy=f"look at {self.directory(job_id)} on the pod",
@@ -144,19 +152,29 @@ class SshLauncher:
     @cached_property
     def _agent(self) -> str:
         """The agent on the pod. Its folder's name holds its checksum, so versions never mix."""
-        archive = _agent_archive()
-        place = f"{self._pod.state_dir}/agent-{hashlib.sha256(archive).hexdigest()[:12]}"
-        if not self._connection.run(Command(("test", "-d", place))).ok:
-            install = Command((*self._python, "-c", _INSTALL, self._pod.state_dir, place))
-            made = self._connection.run(install, stdin=archive)
-            if not made.ok:
-                said = made.stderr.strip().rpartition("\n")[2]
-                raise InfraError(
-                    f"{self._pod.name}: cannot put the agent into {self._pod.state_dir}: {said}",
-                    remedy="the pod needs Python 3.8 or newer as "
-                    f"{self._pod.python!r} (pod.python), and a workdir its user can write to",
-                )
-        return f"{place}/agent"
+        if not self._connection.run(Command(("test", "-d", self._place))).ok:
+            self._install()
+        return f"{self._place}/agent"
+
+    @property
+    def _place(self) -> str:
+        return f"{self._pod.state_dir}/agent-{hashlib.sha256(_agent_archive()).hexdigest()[:12]}"
+
+    def _install(self) -> bool:
+        """Put the agent there unless it is, to the byte; return whether anything was amiss.
+
+        For when it does not answer, too: the pod was emptied, or lost its power while it wrote.
+        """
+        install = Command((*self._python, "-c", _INSTALL, self._pod.state_dir, self._place))
+        made = self._connection.run(install, stdin=_agent_archive())
+        if not made.ok:
+            said = made.stderr.strip().rpartition("\n")[2]
+            raise InfraError(
+                f"{self._pod.name}: cannot put the agent into {self._pod.state_dir}: {said}",
+                remedy="the pod needs Python 3.8 or newer as "
+                f"{self._pod.python!r} (pod.python), and a workdir its user can write to",
+            )
+        return _INSTALLED in made.stdout
 
     @property
     def _python(self) -> tuple[str, ...]:
@@ -171,11 +189,11 @@ class SshLauncher:
     ) -> dict[str, Any]:
         command = self._command(verb, self.directory(job_id), *operands)
         result = self._connection.run(command, stdin=stdin, timeout=timeout)
-        try:
-            answer = json.loads(result.stdout)
-        except ValueError:
-            answer = None
-        if not isinstance(answer, dict):
+        answer = _object(result.stdout)
+        if answer is None and self._install():
+            result = self._connection.run(command, stdin=stdin, timeout=timeout)
+            answer = _object(result.stdout)
+        if answer is None:
             said = result.stderr or result.stdout
             raise self._no_answer(verb, job_id, f"exit {result.exit_code}", said)
         self._refuse_error(verb, job_id, answer)
@@ -193,20 +211,54 @@ class SshLauncher:
         )
 
 
-_INSTALL = """\
-import io, os, shutil, sys, zipfile
+_INSTALLED = "agent installed"
+_INSTALL = f"""\
+import io, os, shutil, sys, tempfile, zipfile
 state, place = sys.argv[1:]
+archive = zipfile.ZipFile(io.BytesIO(sys.stdin.buffer.read()))
+
+def is_whole():
+    try:
+        for name in archive.namelist():
+            with open(os.path.join(place, name), "rb") as file:
+                if file.read() != archive.read(name):
+                    return False
+    except OSError:
+        return False
+    return True
+
+def sync(path):
+    fd = os.open(path, os.O_RDONLY)
+    os.fsync(fd)
+    os.close(fd)
+
 os.makedirs(state + "/jobs", 0o700, exist_ok=True)
-draft = "%s.%d" % (place, os.getpid())
-os.mkdir(draft, 0o700)
-zipfile.ZipFile(io.BytesIO(sys.stdin.buffer.read())).extractall(draft)
-try:
-    os.rename(draft, place)
-except OSError:
-    shutil.rmtree(draft)
-    os.stat(place)
+if is_whole():
+    # Python writes these without waiting for the disk, and cannot do without one that is cut short
+    cache = os.path.join(place, "agent", "__pycache__")
+    amiss = os.path.isdir(cache)
+    shutil.rmtree(cache, ignore_errors=True)
+else:
+    amiss = True
+    draft = tempfile.mkdtemp(prefix=os.path.basename(place) + ".", dir=state)
+    archive.extractall(draft)
+    for folder, _, names in os.walk(draft):
+        for name in names:
+            sync(os.path.join(folder, name))
+        sync(folder)
+    try:
+        os.rename(draft, place)
+    except OSError:
+        if is_whole():  # somebody else was first
+            shutil.rmtree(draft)
+        else:
+            os.rename(place, draft + ".damaged")
+            os.rename(draft, place)
+            shutil.rmtree(draft + ".damaged")
+    sync(state)
+if amiss:
+    print({_INSTALLED!r})
 """
-"""Where somebody else was first, theirs is as good."""
 
 
 @cache
@@ -219,6 +271,14 @@ def _agent_archive() -> bytes:
             if module.name.endswith(".py"):
                 archive.writestr(zipfile.ZipInfo(f"agent/{module.name}"), module.read_bytes())
     return buffer.getvalue()
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    try:
+        answer = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return answer if isinstance(answer, dict) else None
 
 
 def _parse(kind: type[_Answer], answer: Any) -> _Answer:
