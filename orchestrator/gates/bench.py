@@ -129,6 +129,13 @@ def _cells(rows: Sequence[BenchRow], gate: BenchGate) -> list[Finding]:
         findings.append(
             invalid(f"{wrong[0].where} is a {wrong[0].mode} row; the gate is for {gate.mode}.")
         )
+    if odd := [row for row in rows if row.mode == "dense" and row.dist not in (None, "few")]:
+        findings.append(
+            invalid(
+                f"{odd[0].where} is a dense row of dist={odd[0].dist}: dense rows have one span, "
+                "those of several are varlen."
+            )
+        )
     declared = set(gate.lengths)
     if max(declared) < 2 * min(declared):
         alone = listed((f"L={length}" for length in sorted(declared)), 8)

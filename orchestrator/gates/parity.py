@@ -11,6 +11,7 @@ from orchestrator.evidence import EvidenceError
 from orchestrator.evidence.bench import NUMBER
 from orchestrator.evidence.junit import TestCase, TestOutcome, parse_junit
 from orchestrator.gates.findings import Finding, conclude, counted, listed, malformed
+from orchestrator.gates.reference import AS_GOOD_AS_ZERO
 from orchestrator.models.playbook import ParityGate
 from orchestrator.models.verdict import GateResult, Reason, Verdict
 
@@ -189,8 +190,8 @@ def _errors(measured: Sequence[_Measured], limit: float) -> list[Finding]:
 def _constant(sane: Sequence[_Measured]) -> list[Finding]:
     """Errors that nobody measured: all zero, or all the same."""
     errors = {case.mae for case in sane}
-    if errors == {0.0}:
-        what = "exactly zero"
+    if errors and 0 <= max(errors) < AS_GOOD_AS_ZERO:
+        what = "exactly zero, or as good as"
         why = "the kernel was compared with itself, or with nothing"
     elif len(errors) == 1 and len(sane) > _BY_CHANCE:
         what = f"the same number, mae={sane[0].mae:g}"

@@ -146,6 +146,7 @@ def test_parity_does_not_pass(changes, verdict, reason, word):
     ("errors", "word"),
     [
         ([("0", "0")], "1 test are exactly zero"),
+        ([("1e-300", "1e-299"), ("2e-300", "1e-299")], "2 tests are exactly zero, or as good as"),
         ([("0", "0"), ("0.0", "1e-3"), ("0", "0")], "3 tests are exactly zero"),
         ([("1e-4", "1e-3"), ("1.0e-4", "2e-3"), ("0.0001", "3e-3")], "same number, mae=0.0001"),
     ],
