@@ -68,8 +68,15 @@ class Sample:
     def idle(self) -> bool:
         """Between two cells a card clocks down, which is no throttling."""
         if self.utilisation is None:
-            return bool((self.throttle or 0) & IDLE)
+            return bool(self.resting)
         return self.utilisation == 0
+
+    @property
+    def resting(self) -> bool | None:
+        """Whether the card had nothing to do, by its use or by its driver; None where unknown."""
+        if self.utilisation is None and self.throttle is None:
+            return None
+        return self.utilisation == 0 or bool((self.throttle or 0) & IDLE)
 
 
 @dataclass(frozen=True)

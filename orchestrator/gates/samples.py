@@ -10,8 +10,8 @@ from pydantic import JsonValue
 
 from orchestrator.evidence.cards import same_card
 from orchestrator.evidence.telemetry import HARMFUL, Sample, Telemetry, throttle_names
-from orchestrator.gates.findings import Finding, invalid, listed
-from orchestrator.gates.timed import Watched, cell_name, disturbed, unverified
+from orchestrator.gates.findings import Finding, listed
+from orchestrator.gates.timed import Watched, cell_name, disturbed, of_another_card, unverified
 from orchestrator.models.verdict import Verdict
 
 LOWEST_CLOCK = 0.8
@@ -50,8 +50,10 @@ def telemetry_findings(
         cards = _cards(telemetry, device)
         if not cards:
             names = dict.fromkeys(sample.name for sample in telemetry.samples)
-            yield invalid(
-                f"{telemetry.file} is of {listed(names)}, the rows are of {device}.",
+            yield of_another_card(
+                telemetry.file,
+                listed(names),
+                str(device),
                 "Judge the rows with the telemetry of their own job.",
             )
             continue
@@ -149,8 +151,8 @@ class _Seen:
         if clock is not None and clock < LOWEST_CLOCK:
             self.slow.append(clock)
         for sample in samples:
-            if began <= sample.when_ms <= ended and sample.utilisation is not None:
-                self.during[sample.when_ms] = sample.utilisation == 0
+            if began <= sample.when_ms <= ended and sample.resting is not None:
+                self.during[sample.when_ms] = sample.resting
                 if row.sm_mhz and sample.sm_mhz and sample.sm_mhz >= ASLEEP * row.sm_mhz:
                     self.asleep = False
 

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from orchestrator.evidence.canary import AFTER, BEFORE, PER_TERA, Canary, Probe
 from orchestrator.evidence.cards import Card, find_card, same_card
 from orchestrator.gates.findings import Finding, invalid, listed
-from orchestrator.gates.timed import EARLIEST_MS, Watched, disturbed, unverified
+from orchestrator.gates.timed import EARLIEST_MS, Watched, disturbed, of_another_card, unverified
 from orchestrator.models.verdict import Reason
 
 DRIFT = 0.05
@@ -62,7 +62,7 @@ def _identity(rows: Sequence[Watched], canary: Canary) -> Iterable[Finding]:
     for device in dict.fromkeys(row.device for row in rows):
         others = [name for name in probed if name and device and not same_card(name, device)]
         if others:
-            yield invalid(f"{canary.file} is of {others[0]}, the rows are of {device}.", _OWN)
+            yield of_another_card(canary.file, others[0], str(device), _OWN)
 
 
 def _when(rows: Sequence[Watched], canary: Canary) -> Iterable[Finding]:

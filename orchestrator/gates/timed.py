@@ -8,6 +8,7 @@ from functools import cache
 from operator import attrgetter
 from typing import Protocol
 
+from orchestrator.evidence.cards import find_card
 from orchestrator.evidence.roofline import Shaped, Work
 from orchestrator.gates.findings import Finding
 from orchestrator.models.verdict import Reason, Verdict
@@ -165,3 +166,11 @@ def unverified(message: str, next_step: str, reason: Reason = Reason.NO_EVIDENCE
 def disturbed(message: str, next_step: str) -> Finding:
     """A finding that the card was not itself."""
     return Finding(Verdict.INVALID, Reason.MACHINE_DISTURBED, message, next_step)
+
+
+def of_another_card(file: str, name: str, device: str, next_step: str) -> Finding:
+    """A finding that a file names another card than the rows; of loose names nothing is sure."""
+    message = f"{file} is of {name}, the rows are of {device}."
+    if find_card(name) is None or find_card(device) is None:
+        return unverified(message, next_step)
+    return Finding(Verdict.INVALID, Reason.MALFORMED, message, next_step)

@@ -189,10 +189,24 @@ def test_a_card_at_rest_ran_no_cells() -> None:
     assert "at rest in all of the 4 samples" in found.message
 
 
+def test_a_card_that_its_driver_calls_idle_ran_no_cells() -> None:
+    """However much it is said to be used."""
+    idle = edited("quiet.csv", ("0x0000000000000000", "0x1"), (",2505,", ",300,"))
+    assert judged(parse_telemetry(idle)).verdict is Verdict.NOT_VERIFIED
+    assert judged(parse_telemetry(idle), ended_ms=BEGAN + 3000).verdict is Verdict.INVALID
+
+
 def test_telemetry_of_another_card_is_invalid() -> None:
     found = judged(parse_telemetry(edited("quiet.csv", (RTX_4090, "NVIDIA H200")), "t.csv"))
     assert found.verdict is Verdict.INVALID
     assert f"t.csv is of NVIDIA H200, the rows are of {RTX_4090}" in found.message
+
+
+def test_a_loose_name_refutes_nothing() -> None:
+    found = judged(device="Fancy GPU")
+    assert found.verdict is Verdict.NOT_VERIFIED
+    assert "the rows are of Fancy GPU" in found.message
+    assert judged(device="RTX 4090").verdict is Verdict.PASS
 
 
 def test_fields_that_are_known_at_another_time_only_are_missing() -> None:
@@ -229,6 +243,11 @@ def test_a_canary_that_is_not_of_these_rows_is_invalid(old: str, new: str, says:
     found = judged(probes=parse_canary(edited("steady.canary.csv", (old, new))))
     assert found.verdict is Verdict.INVALID, found.message
     assert says in found.message
+
+
+def test_a_card_that_boosts_beyond_its_datasheet_is_believed() -> None:
+    fast = edited("steady.canary.csv", (",150,", ",180,"), (",148.5,", ",179,"))
+    assert judged(probes=parse_canary(fast)).verdict is Verdict.PASS
 
 
 @pytest.mark.parametrize("probe", ["copy", "gemm", "launch"])
