@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ Sink = Callable[[bytes], None]
 LOG_LIMIT = 1 << 30
 """Most bytes of a log that are pulled; the pod keeps all of it. It is not trusted with our disk."""
 _TRIES, _PAUSE_S = 5, 0.5
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,10 @@ def run(
 
     Raises:
         ConnectionLost: the link broke; call again.
-        InfraError: the job cannot be started, or nobody on the pod says what becomes of it.
+        InfraError: the job cannot be started, nobody on the pod says what becomes of it, or the log
+            is not what the command wrote.
     """
-    with _appending(log, sink) as (file, write):
+    with _appending(log, sink, log_limit) as (file, write):
         for _ in range(_TRIES):
             status, manifest = launcher.run(
                 spec, file.tell(), log_limit=log_limit, on_status=on_status, sink=write
@@ -62,37 +65,101 @@ def run(
             if status is None or outcome is None or manifest is None:
                 time.sleep(_PAUSE_S)  # who followed it there was killed; the job has its own life
             elif file.tell() >= min(status.log_bytes, log_limit):
-                return Ended(outcome, manifest, status.log_bytes, file.tell())
-    raise InfraError(
-        f"job {spec.job_id}: its log cannot be followed to the end",
-        remedy=f"look at {launcher.directory(spec.job_id)} on the pod",
-    )
+                break
+        else:
+            raise _no_end(launcher, spec.job_id)
+    size = _verified(launcher, spec.job_id, status, log, log_limit)
+    return Ended(outcome, manifest, status.log_bytes, size)
 
 
-def follow(launcher: SshLauncher, job_id: str, log: Path, sink: Sink) -> JobOutcome:
+def follow(
+    launcher: SshLauncher, job_id: str, log: Path, sink: Sink, *, log_limit: int = LOG_LIMIT
+) -> JobOutcome:
     """As `run`, for a job that was submitted before, and whose secrets nobody has at hand.
 
     Raises:
         ConnectionLost: the link broke; call again.
+        InfraError: nobody on the pod says what becomes of it, or the log is not what it was.
     """
-    with _appending(log, sink) as (file, write):
-        while True:
-            launcher.follow(job_id, file.tell(), write, log_limit=LOG_LIMIT)
+    with _appending(log, sink, log_limit) as (file, write):
+        tries = 0
+        while tries < _TRIES:
+            before = file.tell()
+            launcher.follow(job_id, before, write, log_limit=log_limit)
             status = launcher.status(job_id)
             outcome = status.outcome(job_id)
-            if outcome is not None and file.tell() >= min(status.log_bytes, LOG_LIMIT):
-                return outcome
+            if outcome is not None and file.tell() >= min(status.log_bytes, log_limit):
+                break
+            tries = tries + 1 if file.tell() == before else 0
+            time.sleep(_PAUSE_S)
+        else:
+            raise _no_end(launcher, job_id)
+    _verified(launcher, job_id, status, log, log_limit)
+    return outcome
+
+
+def _no_end(launcher: SshLauncher, job_id: str) -> InfraError:
+    return InfraError(
+        f"job {job_id}: its log cannot be followed to the end",
+        remedy=f"look at {launcher.directory(job_id)} on the pod",
+    )
+
+
+def _verified(
+    launcher: SshLauncher, job_id: str, status: JobStatus, log: Path, log_limit: int
+) -> int:
+    """Compare the log with what the pod's supervisor wrote; return its size.
+
+    One that was damaged here is pulled again. What nobody has a checksum of stays as it is, as does
+    what is longer than the limit.
+
+    Raises:
+        InfraError: it is not the pod's doing, nor ours, that makes it another.
+    """
+    result = status.result
+    size = log.stat().st_size
+    if result is None or result.log_sha256 is None or result.log_bytes > log_limit:
+        return size
+    if size == result.log_bytes and _sha256(log) == result.log_sha256:
+        return size
+    again = log.with_name(f".{log.name}.again")
+    again.unlink(missing_ok=True)
+    with _appending(again, lambda _data: None, log_limit) as (_, write):
+        launcher.follow(job_id, 0, write, log_limit=log_limit)
+    if _sha256(again) != result.log_sha256:
+        again.unlink()
+        raise InfraError(
+            f"job {job_id}: its log on the pod is not what the command wrote: the checksum differs",
+            remedy=f"see what else writes to {launcher.directory(job_id)}/log there",
+        )
+    again.replace(log)
+    return log.stat().st_size
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        for data in iter(lambda: stream.read(_CHUNK), b""):
+            digest.update(data)
+    return digest.hexdigest()
 
 
 @contextmanager
-def _appending(log: Path, sink: Sink) -> Iterator[tuple[io.FileIO, Sink]]:
+def _appending(log: Path, sink: Sink, limit: int) -> Iterator[tuple[io.FileIO, Sink]]:
+    """Open a log to append to, up to `limit` bytes of it in all, whoever sends more."""
     with log.open("ab", buffering=0) as file:
 
         def write(data: bytes) -> None:
+            room = max(0, limit - file.tell())
             with naming_what_fills(log):
-                left = memoryview(data)
+                left = memoryview(data)[:room]
                 while left:
                     left = left[file.write(left) :]
-            sink(data)
+            sink(data[:room])
+            if len(data) > room:
+                raise InfraError(
+                    f"{log}: the pod sends more of it than the {limit} bytes that were asked for",
+                    remedy="its agent is not ours; see what pod.python is there",
+                )
 
         yield file, write

@@ -375,7 +375,7 @@ def test_a_link_is_not_followed_whatever_the_pod_calls_it(rig: Rig, target: str)
     content = Path(target).read_bytes() if Path(target).exists() else b"here?"
     script = f"import os; os.symlink({target!r}, os.environ['ORCH_OUT'] + '/result.txt')\n"
     outcome = lying(rig, [entry("result.txt", content)], script)
-    assert outcome.code == 5, outcome.stderr  # the rest of the evidence stays
+    assert outcome.code == 4, outcome.stderr  # the rest of the evidence stays
     assert "The job left no result.txt; refused: 'result.txt': changed" in outcome.stderr
     assert "not a regular file" in outcome.stderr
     assert pulled(rig) == {}

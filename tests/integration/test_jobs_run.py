@@ -21,11 +21,11 @@ import pytest
 from orchestrator.errors import ConnectionLost, InfraError, PullError
 from orchestrator.jobs.collect import collect
 from orchestrator.jobs.follow import Ended, follow, run
-from orchestrator.jobs.job import JobSpec, JobStatus
+from orchestrator.jobs.job import AgentResult, JobSpec, JobStatus, Manifest
 from orchestrator.jobs.launcher import SshLauncher
 from orchestrator.models.command import Command, Secret
 from orchestrator.models.pod import Pod
-from orchestrator.models.run import Artifact
+from orchestrator.models.run import Artifact, JobState
 from orchestrator.transport.connection import Connection
 from orchestrator.transport.files import is_partial
 from tests.integration.agents import eventually
@@ -88,6 +88,80 @@ def test_a_log_longer_than_the_limit_ends_there_and_is_counted_whole(runner):
     assert runner.log.read_bytes() == whole[:2000]
     assert follow(runner.launcher, "j", runner.log, lambda _data: None) == ended.outcome
     assert runner.log.read_bytes() == whole
+
+
+class Liar:
+    """A pod by whose word there is more of the log, and which sends it without end or not at all.
+
+    The real agent keeps to the limit; what is told here is what another one could tell.
+    """
+
+    def __init__(self, sends: bytes, status: JobStatus) -> None:
+        self.sends, self.said = sends, status
+        self.rounds = 0
+
+    def directory(self, job_id: str) -> str:
+        return f"/pod/{job_id}"
+
+    def run(self, _spec: JobSpec, _offset: int, *, sink: Any, **_rest: Any) -> Any:
+        self.follow("j", 0, sink, log_limit=0)
+        return self.said, Manifest(files=[])
+
+    def follow(self, _job: str, _offset: int, sink: Any, *, log_limit: int) -> None:
+        self.rounds += 1
+        for _ in range(50):
+            sink(self.sends)
+
+    def status(self, _job: str) -> JobStatus:
+        return self.said
+
+
+@pytest.mark.parametrize("way", ["run", "follow"])
+def test_more_log_than_was_asked_for_is_not_taken(tmp_path, way):
+    over = AgentResult(state=JobState.SUCCEEDED, log_bytes=5)
+    liar: Any = Liar(b"x" * 700, JobStatus(state="SUCCEEDED", log_bytes=5, result=over))
+    seen = bytearray()
+    spec = JobSpec("j", Command(("true",)))
+    options: Any = {"sink": seen.extend, "log_limit": 1000}
+    ways: Any = {
+        "run": lambda log: run(liar, spec, log, on_status=lambda _status: None, **options),
+        "follow": lambda log: follow(liar, "j", log, **options),
+    }
+    with pytest.raises(InfraError, match="more of it than the 1000 bytes"):
+        ways[way](tmp_path / "log")
+    assert (tmp_path / "log").read_bytes() == bytes(seen) == b"x" * 1000
+
+
+def test_a_log_that_never_comes_is_not_waited_for_for_ever(tmp_path, monkeypatch):
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    over = AgentResult(state=JobState.SUCCEEDED, log_bytes=5)
+    liar: Any = Liar(b"", JobStatus(state="SUCCEEDED", log_bytes=5, result=over))
+    with pytest.raises(InfraError, match="cannot be followed to the end"):
+        follow(liar, "j", tmp_path / "log", lambda _data: None)
+    assert len(pauses) == liar.rounds
+    assert min(pauses) > 0
+
+
+@pytest.mark.parametrize("way", ["run", "follow"])
+def test_a_log_that_was_damaged_here_is_pulled_again(runner, way):
+    spec = runner.spec("seq 1 30000")
+    runner.run(spec)
+    whole = runner.log.read_bytes()
+    for damaged in (whole[:-100] + bytes(100), whole + b"more", b"other"):
+        runner.log.write_bytes(damaged)
+        if way == "run":
+            ended = runner.run(spec)
+            assert ended.log_pulled == ended.log_bytes == len(whole)
+        else:
+            follow(runner.launcher, "j", runner.log, lambda _data: None)
+        assert runner.log.read_bytes() == whole
+        assert [path.name for path in runner.log.parent.glob(".log*")] == []
+
+
+def test_a_log_that_something_else_wrote_to_is_told(runner):
+    with pytest.raises(InfraError, match="not what the command wrote"):
+        runner.run(runner.spec('echo before; sleep 1; echo mine >>"$ORCH_JOB_DIR/log"'))
 
 
 def test_a_job_that_waits_starts_when_the_device_is_free(runner, tmp_path):
