@@ -39,13 +39,13 @@ unit: $(VENV)/.dev
 
 integration: $(VENV)/.dev $(CACHE)/.environment
 	tests/system-packages.sh
-	ORCHESTRATE_CACHE=$(CACHE) $(BIN)/python $(PYTEST) 3 -W error tests/integration
+	ORCHESTRATE_CACHE=$(CACHE) $(BIN)/python $(PYTEST) 4 -W error tests/integration
 
 # Cut links, kills, full disks, hostile pods. As root with network namespaces where they may be made.
-# TEST_FULL=1: every event, fifty random times, outages of a minute; some twenty minutes.
+# They mostly wait: more workers than cores. TEST_FULL=1: every event, fifty random times, outages of a minute; some twenty minutes.
 faults: $(VENV)/.dev
 	tests/system-packages.sh
-	$(BIN)/python $(PYTEST) 3 -W error tests/faults
+	$(BIN)/python $(PYTEST) 5 -W error tests/faults
 
 # In the environment that the controller itself sets up on its embedded pod.
 kernels: $(CACHE)/.environment
