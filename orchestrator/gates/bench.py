@@ -7,7 +7,7 @@ judged in `reference` and `timing`; physics and machine are gates of their own.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import cast
 
@@ -60,9 +60,11 @@ def table_gate(gate: BenchGate, table: BenchTable, gpus: Sequence[str] | None = 
     """Judge a CSV that was read; `gpus` are those that the pod's facts list, if they do."""
     ran = [row for row in table.rows if row.ok]
     timed = [row for row in ran if not row.interpreted]
+    families = _families(table.rows)
+    lacking = _missing(families, gate)
     findings = [
         *_whole(table),
-        *_cells(table.rows, gate),
+        *_cells(table.rows, gate, families, lacking),
         *_declared(table.rows, gate),
         *_columns(table, ran, timed),
         *_statuses(table.rows),
@@ -74,7 +76,8 @@ def table_gate(gate: BenchGate, table: BenchTable, gpus: Sequence[str] | None = 
         *_machine(table, gpus),
     ]
     measured = _measured(table.rows, ran)
-    if missing := [f"{family} L={n}" for family, some in _missing(table.rows, gate) for n in some]:
+    if lacking:
+        missing = [f"{family} L={length}" for family, some in lacking for length in some]
         measured["missing"] = list[JsonValue](missing)
     return conclude(f"bench {gate.file}", findings, measured, _passed(ran, measured))
 
@@ -121,7 +124,12 @@ def _whole(table: BenchTable) -> list[Finding]:
     ]
 
 
-def _cells(rows: Sequence[BenchRow], gate: BenchGate) -> list[Finding]:
+def _cells(
+    rows: Sequence[BenchRow],
+    gate: BenchGate,
+    families: Mapping[str, Counter[int]],
+    lacking: Sequence[tuple[str, list[int]]],
+) -> list[Finding]:
     """Exactly the declared lengths, once each, in every family that the file holds."""
     findings = []
     wrong = [row for row in rows if row.mode != gate.mode]
@@ -145,7 +153,7 @@ def _cells(rows: Sequence[BenchRow], gate: BenchGate) -> list[Finding]:
                 "Declare and measure lengths of which the longest is at least twice the shortest.",
             )
         )
-    for family, missing in _missing(rows, gate):
+    for family, missing in lacking:
         named = listed((f"L={length}" for length in missing), 8)
         findings.append(
             Finding(
@@ -155,7 +163,7 @@ def _cells(rows: Sequence[BenchRow], gate: BenchGate) -> list[Finding]:
                 "Read the step's log for why they were not measured, and run the step again.",
             )
         )
-    for family, lengths in _families(rows).items():
+    for family, lengths in families.items():
         extra = [f"L={length}" for length in sorted(lengths) if length not in declared]
         twice = [f"L={length}" for length in sorted(lengths) if lengths[length] > 1]
         if extra:
@@ -180,12 +188,11 @@ def _families(rows: Sequence[BenchRow]) -> dict[str, Counter[int]]:
     return families
 
 
-def _missing(rows: Sequence[BenchRow], gate: BenchGate) -> list[tuple[str, list[int]]]:
+def _missing(families: Mapping[str, Counter[int]], gate: BenchGate) -> list[tuple[str, list[int]]]:
     """Families that lack declared lengths, and which."""
-    families = _families(rows) or {gate.mode: Counter[int]()}
     lacking = [
         (family, [length for length in gate.lengths if length not in lengths])
-        for family, lengths in families.items()
+        for family, lengths in (families or {gate.mode: Counter[int]()}).items()
     ]
     return [(family, missing) for family, missing in lacking if missing]
 
