@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from orchestrator.cli.console import Console
+from orchestrator.cli.console import Console, plain
 from orchestrator.cli.hostkeys import confirmation
 from orchestrator.cli.run import print_end, summary
 from orchestrator.config.pods import state_dir
@@ -66,5 +66,6 @@ def explain_command(run: str, runs_dir: Path, *, as_json: bool) -> int:
         click.echo(json.dumps([asdict(state) for state in states]))
         return 0
     for state in states:
-        click.echo(f"phase {state.phase}  {state.step:<24} {state.does:<6} {state.why}")
+        line = f"phase {state.phase}  {state.step:<24} {state.does:<6} {state.why}"
+        click.echo(plain(line))  # `why` may be what the pod said
     return 0

@@ -6,6 +6,7 @@ import codecs
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -32,6 +33,8 @@ _LONGEST = 2000
 LINES_A_SECOND = 200
 """Most lines of a job's output that are printed; a flood would keep the log itself waiting."""
 _TAIL_BYTES, _TAIL_LINES = 4096, 10
+QUIET_S = 1.0
+"""So long nothing, and the end of a flood is printed."""
 
 
 def plain(text: str) -> str:
@@ -82,9 +85,35 @@ class BoundedLines:
         self._omitting = False
         self._omitted = 0
         self._tail = b""
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
+        self._fed = 0
 
     def feed(self, data: bytes) -> None:
         """Take some bytes."""
+        with self._lock:
+            self._fed += 1
+            self._take(data)
+            if self._omitting and self._timer is None:
+                self._watch()
+
+    def _watch(self) -> None:
+        """See to it that what a flood ends with is shown, though nothing may come for hours."""
+        self._timer = threading.Timer(QUIET_S, self._look, (self._fed,))
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _look(self, fed: int) -> None:
+        with self._lock:
+            if self._timer is not threading.current_thread():
+                return  # flushed meanwhile
+            self._timer = None
+            if self._omitting and self._fed == fed:
+                self._lines.feed(self._catch_up(_TAIL_LINES))
+            elif self._omitting:
+                self._watch()
+
+    def _take(self, data: bytes) -> None:
         now = self._clock()
         if now - self._since >= 1:
             self._since, self._left = now, LINES_A_SECOND
@@ -103,8 +132,12 @@ class BoundedLines:
 
     def flush(self) -> None:
         """Hand over the last lines of what was left out, and an unfinished one."""
-        self._lines.feed(self._catch_up(_TAIL_LINES))
-        self._lines.flush()
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            self._lines.feed(self._catch_up(_TAIL_LINES))
+            self._lines.flush()
 
     def _catch_up(self, lines: int) -> bytes:
         """Say how much was left out; the last lines of it, and the beginning of the next."""

@@ -23,6 +23,7 @@ from orchestrator.store.lock import is_written
 from orchestrator.store.paths import RunPaths
 
 _WATCH_S, _FOLLOW_S = 2.0, 0.2
+_CHUNK = 1 << 16
 
 
 def report_command(run: str, template: Path | None, runs_dir: Path, *, as_json: bool) -> int:
@@ -113,34 +114,48 @@ def logs_command(run: str, step: str | None, runs_dir: Path, *, follow: bool, as
     if as_json:
         click.echo(json.dumps([str(file) for file in _log_files(paths, step)]))
         return 0
-    read: dict[Path, int] = {}
-    last: Path | None = None
+    logs = _Logs(paths.root)
     while True:
         going_on = follow and is_written(paths)
         for file in _log_files(paths, step):
-            if file.stat().st_size > read.get(file, 0) or file not in read:
-                if file != last:
-                    click.echo(f"==> {file.relative_to(paths.root)} <==")
-                last, read[file] = file, _print_log(file, read.get(file, 0), whole=not going_on)
+            logs.show(file, whole=not going_on)
         sys.stdout.flush()
         if not going_on:
             return 0
         time.sleep(_FOLLOW_S)
 
 
-def _print_log(file: Path, start: int, *, whole: bool) -> int:
-    """Print from `start` on; unless `whole`, only complete lines. Returns where it stopped."""
-    lines = Lines(click.echo)
-    position = start
-    with file.open("rb") as log:
-        log.seek(start)
-        for line in log:
-            if not line.endswith(b"\n") and not whole:
-                break
-            lines.feed(line)
-            position += len(line)
-    lines.flush()
-    return position
+class _Logs:
+    """Prints logs as they grow, each under its name; holds no more of a line than is printed."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._read: dict[Path, int] = {}
+        self._lines: dict[Path, Lines] = {}
+        self._last: Path | None = None
+
+    def show(self, file: Path, *, whole: bool) -> None:
+        """Print what has come since the last call; unless `whole`, only complete lines."""
+        if file not in self._lines:
+            self._lines[file] = Lines(lambda line: self._print(file, line))
+            self._head(file)
+        lines = self._lines[file]
+        with file.open("rb") as log:
+            log.seek(self._read.get(file, 0))
+            for data in iter(lambda: log.read(_CHUNK), b""):
+                lines.feed(data)
+            self._read[file] = log.tell()
+        if whole:
+            lines.flush()
+
+    def _print(self, file: Path, line: str) -> None:
+        self._head(file)
+        click.echo(line)
+
+    def _head(self, file: Path) -> None:
+        if file != self._last:
+            click.echo(f"==> {file.relative_to(self._root)} <==")
+        self._last = file
 
 
 def validate_command(

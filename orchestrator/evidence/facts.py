@@ -29,11 +29,20 @@ fact memory_kib "$(awk '$1 == "MemTotal:" {print $2}' /proc/meminfo 2>/dev/null)
 fact disk_path "$directory"
 fact disk_kib "$(df -Pk "$directory" 2>/dev/null | awk 'NR == 2 {print $2, $4}')"
 fact python "$("$python" -c 'import platform; print(platform.python_version())' 2>/dev/null)"
+# A driver that hangs would keep the run waiting; where there is no timeout, there is none.
+limit=10; within="timeout -k 2 $limit"
+$within true >/dev/null 2>&1 || within=
 if command -v nvidia-smi >/dev/null 2>&1; then
-    if rows=$(nvidia-smi --query-gpu=index,name,uuid,driver_version,memory.total,pci.bus_id \
+    if rows=$($within nvidia-smi \
+        --query-gpu=index,name,uuid,driver_version,memory.total,pci.bus_id \
         --format=csv,noheader,nounits 2>&1)
     then printf '%s\n' "$rows" | while IFS= read -r row; do fact gpu "$row"; done
-    else fact gpu_error "$rows"
+    else
+        status=$?
+        case "$within $status" in
+            timeout*\ 124 | timeout*\ 137) fact gpu_error "no answer within $limit s. $rows" ;;
+            *) fact gpu_error "$rows" ;;
+        esac
     fi
 fi
 echo facts=end

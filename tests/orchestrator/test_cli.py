@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from orchestrator.cli import after, inspect
 from orchestrator.cli.app import cli
 from orchestrator.cli.console import Lines, plain
 from orchestrator.cli.run import parse_settings
@@ -171,6 +172,41 @@ def test_lines_are_cut_anywhere_and_keep_the_last_progress() -> None:
         lines.feed(bytes([byte]))
     lines.flush()
     assert seen == ["100%", "näxt", "unfinished"]
+
+
+def test_logs_are_read_in_pieces_whatever_their_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(inspect, "_CHUNK", 1000)
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_bytes(b"first\nhalf " + b"x" * 10_000)
+    other.write_bytes(b"")
+    logs = inspect._Logs(tmp_path)
+    logs.show(one, whole=False)
+    logs.show(other, whole=False)
+    assert capsys.readouterr().out == "==> one <==\nfirst\n==> other <==\n"
+    assert all(len(lines._rest) <= 2000 for lines in logs._lines.values())
+    with one.open("ab") as file:
+        file.write(b"y\nunfinished")
+    logs.show(one, whole=False)
+    _, line = capsys.readouterr().out.splitlines()
+    assert line == "x" * 2000
+    for file in (one, other):
+        logs.show(file, whole=True)
+    assert capsys.readouterr().out == "unfinished\n"
+
+
+def test_what_the_pod_said_steers_no_terminal_in_explain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = after.engine.StepState(2, "dense", "run", "ended in: \x1b]0;pwn\x07\x1b[2Jowned")
+    monkeypatch.setattr(after.engine, "explain", lambda _paths: [said])
+    monkeypatch.setattr(after.store, "find", lambda *_: None)
+    assert after.explain_command("latest", tmp_path, as_json=False) == 0
+    printed = capsys.readouterr().out
+    assert "owned" in printed
+    assert "\x1b" not in printed
+    assert "pwn" not in printed
 
 
 def test_a_line_without_end_does_not_fill_the_memory() -> None:

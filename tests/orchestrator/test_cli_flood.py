@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import time
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.cli import console
 from orchestrator.cli.console import LINES_A_SECOND, BoundedLines
 
 
@@ -63,6 +65,22 @@ def test_at_the_limit_nothing_is_said_to_be_missing():
     seen = shown([(0, numbered(LINES_A_SECOND)), (1, b"next\n")])
     assert left_out(seen) == 0
     assert len(seen) == LINES_A_SECOND + 1
+
+
+def test_the_end_of_a_flood_is_shown_though_nothing_comes_any_more(monkeypatch):
+    monkeypatch.setattr(console, "QUIET_S", 0.05)
+    seen: list[str] = []
+    lines = console.BoundedLines(seen.append)
+    lines.feed(numbered(5000) + b"the last\n")
+    for _ in range(200):
+        if seen[-1] == "the last":
+            break
+        time.sleep(0.05)
+    assert seen[-1] == "the last"
+    assert left_out(seen) == 5001 - (len(seen) - 1)
+    shown_by_then = list(seen)
+    lines.flush()
+    assert seen == shown_by_then
 
 
 @settings(deadline=None, max_examples=100)

@@ -168,3 +168,37 @@ def test_any_text_is_read_or_refused(text):
     for parse in (parse_device, parse_system, lambda t: parse_system(f"facts=1\n{t}\nfacts=end")):
         with contextlib.suppress(EvidenceError):
             parse(text)
+
+
+@pytest.mark.parametrize("stubborn", ["", "trap '' TERM\n"], ids=["ends", "ignores TERM"])
+def test_an_nvidia_smi_that_hangs_is_a_fact(tmp_path, stubborn):
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text(f"#!/bin/sh\n{stubborn}echo asking\nwhile :; do sleep 1; done\n")
+    smi.chmod(0o755)
+    assert "limit=10;" in FACTS_SCRIPT
+    script = FACTS_SCRIPT.replace("limit=10;", "limit=1;").replace("-k 2", "-k 1")
+    done = subprocess.run(
+        ["sh", "-s"],
+        input=f"PATH={tmp_path}:$PATH\n{script}",
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    facts = parse_system(done.stdout)
+    assert facts.gpus == ()
+    assert facts.gpu_error == "no answer within 1 s. asking"
+
+
+def test_a_machine_without_timeout_is_asked_all_the_same(tmp_path):
+    for name, text in (("timeout", "exit 127"), ("nvidia-smi", f"echo '{ONE_4090[4:-1]}'")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        ["sh", "-s"],
+        input=f"PATH={tmp_path}:$PATH\n{FACTS_SCRIPT}",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert len(parse_system(done.stdout).gpus) == 1
