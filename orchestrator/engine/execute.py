@@ -16,6 +16,7 @@ from orchestrator.engine.judge import judge
 from orchestrator.engine.prepare import Prepared
 from orchestrator.engine.reconnect import Reconnector
 from orchestrator.errors import (
+    ConnectError,
     ConnectionLost,
     ExitCode,
     InfraError,
@@ -29,11 +30,12 @@ from orchestrator.models.command import Command, Secret
 from orchestrator.models.playbook import JobStep, LandStep, Phase, Step, SyncStep, When
 from orchestrator.models.run import Judgement, RunPlan, StepJudgement, StepResult
 from orchestrator.models.verdict import Reason, Verdict
-from orchestrator.steps.base import Attempt, Session, Stopwatch, result
+from orchestrator.steps.base import Attempt, Session, Stopwatch, detached, how_to_go_on, result
 from orchestrator.steps.kinds import kind_of
 from orchestrator.steps.source import bring
 from orchestrator.store import runs
 from orchestrator.store.events import EventLog, Listener
+from orchestrator.store.jobs import unfinished_jobs
 from orchestrator.store.lock import writing
 from orchestrator.store.paths import RunPaths
 from orchestrator.transport.connection import Connection
@@ -279,8 +281,19 @@ def _execute_step(run: Run, phase: Phase, step: Step) -> bool:
     except ConnectionLost:
         raise  # no result: the step is not over, and may be resumed
     except InfraError as error:
+        job = _left_running(run, attempt)
+        if job is not None:
+            how = how_to_go_on(run.plan.run_id)
+            error.remedy = f"{error.remedy}\n  {how}" if error.remedy else how
+        if job is not None or isinstance(error, ConnectError):
+            raise  # as above: whatever we are told, the job may run, and must not be begun again
         outcome = result(attempt, watch, error=error.message)
         run.events.append("step.error", phase=phase.id, step=step.id, message=str(error))
+    except (KeyboardInterrupt, SystemExit) as interrupt:
+        job = _left_running(run, attempt)
+        if job is None or run.connected.pod.embedded:
+            raise
+        raise detached(run.connected, job) from interrupt
     runs.write(attempt.paths.result, outcome)
     _keep_device(run, outcome)
     step_judged = _verdict_of(run, phase, step)
@@ -291,6 +304,13 @@ def _execute_step(run: Run, phase: Phase, step: Step) -> bool:
     if isinstance(step, LandStep) and outcome.error is not None:
         raise LandingError(outcome.error)
     return step_judged.verdict is not Verdict.INFRA
+
+
+def _left_running(run: Run, attempt: Attempt) -> str | None:
+    """The attempt's job that was submitted and has not been seen to end."""
+    first, last = attempt.job_id(run.plan.run_id).rsplit(".", 1)
+    jobs = reversed(unfinished_jobs(run.paths))
+    return next((j for j in jobs if j.startswith(f"{first}.") and j.endswith(f".{last}")), None)
 
 
 def next_attempt(paths: RunPaths, phase: Phase, step: Step) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,7 +83,9 @@ def prepare(request: Request) -> Prepared:
     inherited = inherit(plan, source.manifest, request.runs_dir, request.inherit_from)
     plan = plan.model_copy(update={"inherits": inherited, "waivers": waivers})
     refuse_foreign_changes(plan)
-    return Prepared(plan, source.diff, source.manifest, secrets_of(plan), notes)
+    secrets = secrets_of(plan)
+    _refuse_exposed(plan, source.diff, secrets)
+    return Prepared(plan, source.diff, source.manifest, secrets, notes)
 
 
 def _pod(request: Request, root: Path, environment: str, notes: list[str]) -> Pod:
@@ -109,6 +111,36 @@ def _root(repo: Path | None, playbook: Path) -> Path:
         return repo.resolve()
     folder = playbook.resolve().parent
     return next((place for place in (folder, *folder.parents) if (place / ".git").exists()), folder)
+
+
+def _refuse_exposed(plan: RunPlan, diff: bytes, secrets: Mapping[str, Secret]) -> None:
+    """What goes into the run directory, and from there into reports, holds no secret."""
+    for name, secret in secrets.items():
+        places = [place for place, text in _texts(plan.model_dump()) if secret.value in text]
+        file = "a file"
+        for line in diff.splitlines():
+            if line.startswith(b"+++ "):
+                file = line[4:].decode(errors="replace").removeprefix("b/")
+            elif secret.value.encode() in line:
+                places.append(f"uncommitted changes of {file}")
+        if places:
+            raise UsageError(
+                f"the value of {name} is in what the run would keep: {places[0]}",
+                remedy=f"take it out there, and let the command read {name} from its environment",
+            )
+
+
+def _texts(value: object, place: str = "") -> Iterator[tuple[str, str]]:
+    """Every text within, and where it is: `playbook.variables.note`."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield place, str(name)
+            yield from _texts(inner, f"{place}.{name}" if place else str(name))
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from _texts(inner, f"{place}[{number}]")
+    elif value is not None:
+        yield place, str(value)
 
 
 def secrets_of(plan: RunPlan) -> dict[str, Secret]:

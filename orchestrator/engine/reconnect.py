@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from orchestrator.errors import ConnectionLost, HostUnreachable
@@ -14,6 +14,7 @@ from orchestrator.transport.connection import Connection
 
 _T = TypeVar("_T")
 _FIRST_S, _LONGEST_S = 0.5, 15.0
+_HELD_S = 10.0  # more than it takes to notice that a link is silent
 
 
 def backoff(jitter: Callable[[], float] = random.random) -> Iterator[float]:
@@ -38,9 +39,15 @@ class Reconnector:
     connection: Connection
     events: EventLog
     budget_s: float
-    """How long one outage may last."""
+    """How long one outage may last.
+
+    A link that is got back, and lost again before it has held for a while, was never back.
+    """
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
+    _back_at: float | None = field(default=None, init=False)
+    _began_at: float = field(default=0.0, init=False)
+    _pauses: Iterator[float] = field(default_factory=backoff, init=False)
 
     def until_done(self, action: Callable[[], _T]) -> _T:
         """What `action` returns.
@@ -50,14 +57,20 @@ class Reconnector:
         """
         while True:
             try:
-                return action()
+                done = action()
             except ConnectionLost as lost:  # noqa: PERF203 - the loop is the retry
                 self._reconnect(lost)
+            else:
+                self._back_at = None
+                return done
 
     def _reconnect(self, lost: ConnectionLost) -> None:
-        began = self.clock()
+        now = self.clock()
+        if self._back_at is None or now - self._back_at >= _HELD_S:
+            self._began_at, self._pauses = now, backoff()
+        began = self._began_at
         self.events.append("pod.unreachable", message=lost.message, budget_s=self.budget_s)
-        for attempt, pause in enumerate(backoff(), start=1):
+        for attempt, pause in enumerate(self._pauses, start=1):
             if self.clock() - began + pause > self.budget_s:
                 break
             self.sleep(pause)
@@ -67,7 +80,8 @@ class Reconnector:
             except (HostUnreachable, ConnectionLost) as error:
                 self.events.append("pod.retry", attempt=attempt, message=error.message)
                 continue
-            after = round(self.clock() - began, 1)
+            self._back_at = self.clock()
+            after = round(self._back_at - now, 1)
             self.events.append("pod.reconnected", after_s=after, attempts=attempt)
             return
         raise ConnectionLost(

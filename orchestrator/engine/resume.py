@@ -10,16 +10,20 @@ from pathlib import Path
 from orchestrator.engine.conclude import conclude
 from orchestrator.engine.execute import Finished, Ports, next_attempt, resume_run
 from orchestrator.engine.prepare import secrets_of
+from orchestrator.engine.step_gates import TELEMETRY
 from orchestrator.errors import UsageError
 from orchestrator.jobs.collect import collect
 from orchestrator.jobs.follow import follow
+from orchestrator.jobs.job import Manifest
 from orchestrator.jobs.launcher import SshLauncher
 from orchestrator.models.playbook import JobStep, Phase, Step
-from orchestrator.models.run import Artifact, JobState, RunPlan
+from orchestrator.models.run import Artifact, RunPlan, StepResult
+from orchestrator.steps.base import ABSENT
 from orchestrator.store import runs
 from orchestrator.store.events import EventLog, read_events
+from orchestrator.store.jobs import unfinished_jobs
 from orchestrator.store.lock import is_written, writing
-from orchestrator.store.paths import RunPaths
+from orchestrator.store.paths import AttemptPaths, RunPaths
 from orchestrator.transport.connection import Connection
 from orchestrator.transport.embedded import embedded_pod
 from orchestrator.transport.source import describe
@@ -98,17 +102,6 @@ def _require_same_source(plan: RunPlan) -> None:
         )
 
 
-def unfinished_job(paths: RunPaths) -> str | None:
-    """The job that was submitted last and has not been seen to end."""
-    job: str | None = None
-    for event in read_events(paths.events):
-        if event.name == "job.submitting":
-            job = str(event.data["job"])
-        elif event.name == "job.state" and JobState(str(event.data["state"])).final:
-            job = None
-    return job
-
-
 @contextmanager
 def _launcher(plan: RunPlan, ports: Ports) -> Iterator[tuple[SshLauncher, Connection]]:
     if plan.pod.embedded:
@@ -121,31 +114,35 @@ def _launcher(plan: RunPlan, ports: Ports) -> Iterator[tuple[SshLauncher, Connec
 
 
 def cancel(paths: RunPaths, ports: Ports) -> str | None:
-    """End the run's job: TERM to its group, then KILL; then fetch what there is. The job's id.
+    """End the run's jobs: TERM to their groups, then KILL; then fetch what there is. Their ids.
 
-    Works beside a controller that follows the job: that one sees it end, and fetches.
+    Works beside a controller that follows a job: that one sees it end, and fetches. Of a job that
+    has not got to the pod yet, the pod is told not to start it.
     """
     plan = runs.read_plan(paths)
-    job = unfinished_job(paths)
-    if job is None:
+    jobs = unfinished_jobs(paths)
+    if not jobs:
         return None
     events = EventLog(paths.events, ports.listeners)
-    events.append("job.cancelling", job=job)
     with _launcher(plan, ports) as (launcher, _connection):
-        launcher.cancel(job)
-        outcome = launcher.status(job).outcome(job)
-    if outcome is not None:
-        events.append("job.state", job=job, state=outcome.state.value, outcome=str(outcome))
+        for job in jobs:
+            events.append("job.cancelling", job=job)
+            launcher.cancel(job)
+            status = launcher.status(job)
+            outcome = None if status.state == ABSENT else status.outcome(job)
+            if outcome is not None:
+                events.append("job.state", job=job, state=outcome.state.value, outcome=str(outcome))
     if not is_written(paths):
         with suppress(UsageError):  # a secret is not at hand; the job is over all the same
             fetch(paths, ports)
-    return job
+    return ", ".join(jobs)
 
 
 def fetch(paths: RunPaths, ports: Ports) -> list[Artifact]:
     """Pull logs and artifacts of every job again, without running anything; then judge.
 
-    What is here already with the right checksum is not pulled again.
+    What is here already with the right checksum is not pulled again. What the pod has is taken for
+    a job's own only if it is what the attempt's result says, where there is one; else that is said.
 
     Raises:
         UsageError: a secret of the playbook is not set, so that nobody could tell where it is.
@@ -159,21 +156,48 @@ def fetch(paths: RunPaths, ports: Ports) -> list[Artifact]:
         for phase, step, attempt in _job_attempts(plan, paths):
             job_id = f"{plan.run_id}.{phase.id}.{step.id}.{attempt}"
             place = paths.attempt(phase.id, step.id, attempt)
-            if launcher.status(job_id).outcome(job_id) is None:
-                continue  # it still runs: attach follows it
+            status = launcher.status(job_id)
+            if status.state == ABSENT:
+                message = f"{plan.pod.name} has no job {job_id} any more: nothing to fetch of it"
+                events.append("step.error", phase=phase.id, step=step.id, message=message)
+                continue
+            if status.outcome(job_id) is None or not status.started:
+                continue  # it still runs: attach follows it; or it never did
             follow(launcher, job_id, place.log, ports.on_log)
+            manifest, differing = _as_recorded(launcher.manifest(job_id), place)
+            for name in differing:
+                message = f"{name} of job {job_id} is not on the pod what it was when it was pulled"
+                events.append("step.error", phase=phase.id, step=step.id, message=message)
             found = collect(
                 launcher,
                 connection,
                 job_id,
                 place.artifacts,
-                pulled=lambda _artifact: None,
-                secrets=secrets,
+                lambda _artifact: None,
+                manifest,
+                secrets,
             )
             fetched += found.artifacts
             events.append("job.fetched", job=job_id, artifacts=[a.path for a in found.artifacts])
         conclude(paths, events)
     return fetched
+
+
+def _as_recorded(manifest: Manifest, place: AttemptPaths) -> tuple[Manifest, list[str]]:
+    """What of the pod's files is what the attempt's result says; the names of what is not."""
+    if not place.result.exists():
+        return manifest, []
+    result = runs.read(place.result, StepResult)
+    if result.error is not None:
+        return manifest, []  # it was not collected, and decides nothing
+    known = {artifact.path: artifact.sha256 for artifact in result.artifacts}
+    offered = [*manifest.files, *([manifest.telemetry] if manifest.telemetry else [])]
+    same = {file.path for file in offered if known.get(file.path) == file.sha256}
+    kept = {
+        "files": [file for file in manifest.files if file.path in same],
+        "telemetry": manifest.telemetry if TELEMETRY in same else None,
+    }
+    return manifest.model_copy(update=kept), sorted(known.keys() - same)
 
 
 def _job_attempts(plan: RunPlan, paths: RunPaths) -> Iterator[tuple[Phase, Step, int]]:

@@ -127,8 +127,8 @@ def run_job(
     Raises:
         InfraError: it was not started: the device is taken and the run does not wait for it.
         ConnectionLost: the link broke; the job goes on.
-        Detached: Ctrl-C; the job goes on. On the embedded pod, which ends with the run, the job
-            is cancelled instead and the interrupt passed on.
+        KeyboardInterrupt: Ctrl-C; the job goes on, save on the embedded pod, which ends with the
+            run: there it is cancelled.
     """
     job = spec.job_id
     known = known_jobs(session.paths).get(job)
@@ -146,14 +146,11 @@ def run_job(
         raise
     except OrchestrateError:
         raise
-    except BaseException as interrupt:
+    except BaseException:
         if session.pod.embedded:  # it ends with the run, whatever ends the run
             session.launcher.cancel(job)
             session.events.append("job.cancelling", job=job)
-            raise
-        if not isinstance(interrupt, KeyboardInterrupt | SystemExit):
-            raise
-        raise detached(session, job) from interrupt
+        raise
     outcome = ended.outcome
     session.events.append("job.state", job=job, state=outcome.state.value, outcome=str(outcome))
     if outcome.reason == BUSY:

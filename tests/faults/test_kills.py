@@ -122,3 +122,12 @@ def test_what_is_cancelled_without_a_controller_is_fetched(rig: Rig) -> None:
     assert rig.events("job.fetched", job=rig.job("dense").name)
     assert rig.resume().end().code == 4  # nothing was shown
     assert rig.starts() == ["dense", "varlen"]
+
+
+def test_a_job_cancelled_on_its_way_to_the_pod_is_never_started(rig: Rig) -> None:
+    rig.start(program=("-m", "tests.faults.doomed", "job.submitting dense", "before")).end()
+    cancelled = rig.begin("cancel", "--json").end()
+    assert cancelled.code == 0, cancelled.stderr
+    assert [event["state"] for event in rig.events("job.state")] == ["CANCELLED"]
+    assert rig.resume().end().code == 4
+    assert "dense" not in rig.starts()

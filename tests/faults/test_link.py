@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -153,3 +154,72 @@ def test_a_laptop_that_wakes_up_elsewhere_connects_again(rig: Rig, reference: Re
     controller.signal(signal.SIGCONT)
     rig.assert_whole(controller.end(), reference)
     assert rig.events("pod.reconnected")
+
+
+def test_a_key_that_is_refused_for_a_while_leaves_the_job_alone(
+    rig: Rig, reference: Reference
+) -> None:
+    """Not worth trying again, but no reason to begin the job again beside itself."""
+    controller = rig.start(seconds=1.5)
+    reached(rig, controller, "job")
+    keys, away = rig.server.folder / "id.pub", rig.server.folder / "id.away"
+    rig.server.kill()
+    keys.rename(away)
+    rig.server.start()
+    outcome = controller.end()
+    assert (outcome.code, outcome.last["verdict"]) == (3, "INFRA")
+    assert "refused key" in outcome.stderr
+    assert "orchestrate attach" in outcome.stderr
+    assert rig.run is not None
+    assert not (rig.run / "phase-2/dense/1/result.json").exists()
+    away.rename(keys)
+    rig.assert_whole(rig.resume().end(), reference)
+
+
+def test_ctrl_c_while_the_pod_is_away_detaches(rig: Rig, reference: Reference) -> None:
+    controller = rig.start(seconds=1.5)
+    reached(rig, controller, "job")
+    rig.link.reset()
+    rig.wait_for(controller, "pod.unreachable")
+    controller.signal(signal.SIGINT)
+    outcome = controller.end()
+    assert outcome.code == 130
+    assert "orchestrate attach" in outcome.stderr
+    assert "orchestrate cancel" in outcome.stderr
+    assert rig.events("job.detached")
+    rig.link.heal()
+    rig.assert_whole(rig.resume().end(), reference)
+
+
+def test_a_job_whose_directory_is_gone_is_lost_not_begun_again(rig: Rig) -> None:
+    controller = rig.start(seconds=1.5)
+    reached(rig, controller, "job")
+    rig.link.reset()
+    rig.wait_for(controller, "pod.unreachable")
+    shutil.rmtree(rig.job("dense"))
+    rig.link.heal()
+    outcome = controller.end()
+    assert (outcome.code, outcome.last["verdict"]) == (3, "INFRA")
+    assert rig.events("job.state", state="LOST")
+    assert rig.starts() == ["dense"]
+
+
+CUT = """\
+import os
+from pathlib import Path
+pid = os.getppid()
+while not Path(f"/proc/{pid}/comm").read_text().startswith("sshd"):
+    pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+os.kill(pid, 9)
+"""
+"""Ends the session that it is started in."""
+
+
+def test_a_link_that_is_up_and_of_no_use_does_not_go_on_for_ever(rig: Rig) -> None:
+    cut = rig.folder / "cut.py"
+    cut.write_text(CUT)
+    rig.run_by(cut)
+    outcome = rig.start("--reconnect-for", "3").end()
+    assert outcome.code == 6, outcome.stderr
+    assert "not back within 3 s" in outcome.stderr
+    assert len(rig.events("pod.reconnected")) > 1

@@ -201,3 +201,21 @@ def test_what_was_changed_after_the_run_is_not_believed(lab: Lab) -> None:
     refused = lab.call("status")
     assert refused.code != 0
     assert "was changed after the run began" in refused.stderr
+
+
+def test_a_secret_in_what_the_run_keeps_is_refused(lab: Lab) -> None:
+    playbook = lab.repo / "playbook.yaml"
+    playbook.write_text(
+        playbook.read_text().replace("\nphases:\n", "\nsecrets: [FIXTURE_TOKEN]\nphases:\n", 1)
+    )
+    value = "s3cret-value-of-the-fixture"
+    lab.env["FIXTURE_TOKEN"] = value
+    refused = lab.run(bench=value)
+    assert refused.code == 2
+    assert "the value of FIXTURE_TOKEN is in what the run would keep: " in refused.stderr
+    (lab.repo / "bench.py").write_text(f"# {value}\n")
+    refused = lab.run()
+    assert refused.code == 2
+    assert "keep: uncommitted changes of bench.py" in refused.stderr
+    assert value not in refused.stderr
+    assert not lab.runs_dir.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -10,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.store.events import EventLog
+from orchestrator.store.jobs import unfinished_jobs
+from orchestrator.store.paths import RunPaths
 from tests.integration.lab import Lab
 
 
@@ -124,3 +128,33 @@ def test_logs_are_followed_while_a_controller_writes(lab: Lab) -> None:
     assert "2 cases" in logs.stdout  # written after the command began
     assert time.monotonic() - start > 1
     process.communicate(timeout=60)
+
+
+def test_fetch_keeps_what_was_pulled_and_passes_over_what_is_gone(lab: Lab) -> None:
+    done = lab.run("--phase", "0-2")
+    csv = done.run / "phase-2/dense/1/artifacts/sel_dense.csv"
+    content = csv.read_bytes()
+    jobs = {log.parent.name.split(".")[2]: log.parent for log in job_logs(lab)}
+    (jobs["dense"] / "out" / "sel_dense.csv").write_bytes(content.replace(b"64", b"65", 1))
+    shutil.rmtree(jobs["parity"])
+    fetched = lab.call("fetch")
+    assert fetched.code == 0, fetched.stderr
+    assert "sel_dense.csv" in fetched.stdout
+    assert "is not on the pod what it was when it was pulled" in fetched.stdout
+    assert ".parity.1 any more: nothing to fetch of it" in fetched.stdout
+    assert csv.read_bytes() == content
+    assert json.loads(lab.call("status", "--json").stdout)["verdict"] == "PASS"
+
+
+def test_a_job_that_runs_after_its_end_was_noted_is_unfinished(tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path)
+    events = EventLog(paths.events)
+    for job in ("first", "second"):
+        events.append("job.submitting", job=job, source=None)
+    assert unfinished_jobs(paths) == ["first", "second"]
+    events.append("job.state", job="first", state="LOST")  # by a `cancel` beside the controller
+    assert unfinished_jobs(paths) == ["second"]
+    events.append("job.state", job="first", state="RUNNING")
+    assert unfinished_jobs(paths) == ["first", "second"]
+    events.append("job.state", job="second", state="SUCCEEDED")
+    assert unfinished_jobs(paths) == ["first"]
