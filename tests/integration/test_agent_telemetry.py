@@ -191,3 +191,13 @@ def test_a_disk_that_fills_up_ends_the_sampling_and_not_the_job(agent, smi, monk
     result = agent.wait()["result"]
     assert (result["state"], agent.log()) == ("SUCCEEDED", "done\n")
     assert (agent.dir / "telemetry.csv").stat().st_size <= 64 << 10
+
+
+@pytest.mark.parametrize("put", ["mkfifo", "ln -s ../../victim"], ids=["fifo", "link"])
+def test_what_the_job_puts_in_its_place_holds_nobody_up(agent, smi, tmp_path, put):
+    (tmp_path / "victim").write_text("precious")
+    smi.says(gpus=f"sleep 0.5\n{LOOP}")
+    result = agent.run(f'cd "$ORCH_JOB_DIR"; {put} telemetry.csv; sleep 1.5')
+    assert result["state"] == "SUCCEEDED"
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert [entry["path"] for entry in agent("manifest")["refused"]] == ["telemetry.csv"]
