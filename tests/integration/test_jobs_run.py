@@ -185,7 +185,7 @@ def test_who_waits_on_the_pod_is_killed_and_the_job_still_starts_once(runner, tm
     runner.launcher.submit(runner.spec("sleep 60", "first", lock=lock))
 
     def kill_the_waiting() -> None:
-        assert eventually((runner.dir() / "process.json").exists)
+        assert eventually(lambda: runner.said)  # that it waits: its start is over
         process = json.loads((runner.dir() / "process.json").read_text())
         os.kill(process["supervisor"]["pid"], signal.SIGKILL)
         time.sleep(0.5)
