@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
+import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +69,20 @@ QUICK = [
 def again(rig: Rig) -> Controller:
     """What a person does next: go on, or begin when there is nothing to go on with."""
     return rig.resume() if rig.run else rig.start(seconds=0.5)
+
+
+def followers(rig: Rig, supervisor: int) -> list[int]:
+    """Processes of `agent run` on the pod, less the job's own supervisor."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            ours = b"run" in words and any(
+                word.startswith(bytes(rig.pod / ".orchestrate")) for word in words
+            )
+            if ours and words[0] != b"sh" and int(process.name) != supervisor:
+                found.append(int(process.name))
+    return found
 
 
 def until_done(rig: Rig, reference: Reference) -> None:
@@ -131,3 +149,21 @@ def test_a_job_cancelled_on_its_way_to_the_pod_is_never_started(rig: Rig) -> Non
     assert [event["state"] for event in rig.events("job.state")] == ["CANCELLED"]
     assert rig.resume().end().code == 4
     assert "dense" not in rig.starts()
+
+
+def test_a_job_that_nobody_could_follow_is_not_begun_again(rig: Rig, reference: Reference) -> None:
+    """Whoever follows it on the pod is killed, time and again; the job goes on."""
+    controller = rig.start(seconds=1)
+    rig.wait_for_log(controller, "line 000003")
+    supervisor = rig.supervisor("dense")
+    os.kill(rig.command("dense"), signal.SIGSTOP)
+    while not controller.over:
+        for pid in followers(rig, supervisor):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+    outcome = controller.end()
+    assert outcome.code == 3
+    assert "orchestrate attach" in outcome.stderr
+    os.kill(rig.command("dense"), signal.SIGCONT)
+    rig.assert_whole(rig.resume().end(), reference)
