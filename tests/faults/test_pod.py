@@ -266,7 +266,7 @@ def test_an_artifact_with_a_secret_is_quarantined(rig: Rig, token: str) -> None:
     del rig.lab.env["FIXTURE_TOKEN"]
     unset = rig.begin("fetch").end()
     assert unset.code == 2
-    rig.lab.env["FIXTURE_TOKEN"] = "changed-since"
+    rig.lab.env |= {"FIXTURE_TOKEN": "changed-since"}
     assert rig.begin("fetch").end().code == 0
     del rig.lab.env["FIXTURE_TOKEN"]
     assert "FIXTURE_TOKEN" in unset.stderr
