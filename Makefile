@@ -14,19 +14,22 @@ PYTEST := -m pytest -q --dist loadgroup -n
 # Compiled modules are kept: the tests start the controller some hundred times.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-full check unit integration faults kernels compat compat-quick install schema clean
+.PHONY: run test test-full check check-and-unit unit integration faults kernels compat compat-quick install schema clean
 
 run: $(VENV)/.run
 	@$(BIN)/python tests/make_run.py $(BIN)/orchestrate $(RUNS_DIR)
 
 test:
-	@$(MAKE) --no-print-directory -j 2 --output-sync check $(CACHE)/.environment
-	@$(MAKE) --no-print-directory unit kernels compat-quick integration faults
+	@$(MAKE) --no-print-directory -j 2 --output-sync check-and-unit $(CACHE)/.environment
+	@$(MAKE) --no-print-directory kernels compat-quick integration faults
 	@echo "all tests passed"
 
 # The long versions: every kill, outages of a minute, the whole way over OpenSSH, the whole matrix.
 test-full: export TEST_FULL = 1
 test-full: test compat
+
+check-and-unit: check
+	@$(MAKE) --no-print-directory unit
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -42,7 +45,7 @@ integration: $(VENV)/.dev $(CACHE)/.environment
 	ORCHESTRATE_CACHE=$(CACHE) $(BIN)/python $(PYTEST) 4 -W error tests/integration
 
 # Cut links, kills, full disks, hostile pods. As root with network namespaces where they may be made.
-# They mostly wait: more workers than cores. TEST_FULL=1: every event, fifty random times, outages of a minute; some twenty minutes.
+# TEST_FULL=1: every event, fifty random times, outages of a minute; some twenty minutes.
 faults: $(VENV)/.dev
 	tests/system-packages.sh
 	$(BIN)/python $(PYTEST) 5 -W error tests/faults
@@ -83,6 +86,6 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
 	@touch $@ $(VENV)/.run
 
 $(CACHE)/.environment: $(VENV)/.dev playbooks/m4-02-selection.yaml kernels/requirements.txt
-	ORCHESTRATE_CACHE=$(CACHE) $(BIN)/orchestrate run --phase 0 --runs-dir $(CACHE)/runs
+	ORCHESTRATE_CACHE=$(CACHE) $(BIN)/python tests/make_run.py $(BIN)/orchestrate $(CACHE)/runs
 	$(CACHE)/embedded/venv/m4-02-selection-cpu/bin/python $(PIP) pytest-xdist
 	@touch $@
