@@ -14,8 +14,7 @@ from typing import TextIO
 
 from kernels.bench.canary import canary
 from kernels.bench.cells import DTYPES, measure, shape_of, triton_side
-from kernels.bench.contract import TRITON_PREFIX
-from kernels.bench.intervals import MIN_PAIRS
+from kernels.bench.contract import MIN_ITERS, TRITON_PREFIX
 from kernels.bench.machine import Machine, NoDevice, this_machine
 from kernels.bench.options import Family
 from kernels.bench.workloads import build
@@ -36,10 +35,10 @@ def main(pipe: int) -> None:
         except (FlagError, NoDevice) as error:
             _tell(out, refused=str(error))
             return
-        if machine.device.type == "cuda" and (family.iters < MIN_PAIRS or family.warmup < 1):
+        if machine.device.type == "cuda" and (family.iters < MIN_ITERS or family.warmup < 1):
             _tell(
                 out,
-                refused=f"on a GPU --iters must be at least {MIN_PAIRS} and --warmup at least 1: "
+                refused=f"on a GPU --iters must be at least {MIN_ITERS} and --warmup at least 1: "
                 "fewer give no interval of the speedup, or time the compiler",
             )
             return

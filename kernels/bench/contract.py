@@ -123,6 +123,29 @@ END_MARK = "#end"
 MAX_MAE = 1e-3
 """Largest mean absolute error against the oracle (source playbook, Guardrails)."""
 
+MIN_ITERS = 10
+"""Fewest iterations of a trusted row: the bootstrap of fewer pairs is far narrower than the 95 %
+that it claims."""
+DEVICE_TIMERS = ("events", "graph")
+WEAK_FALLBACK = 1.1
+"""A shipped reference slower than the strongest by more than this is to be fixed first."""
+NOISE = 0.02
+"""How far the A/A control may lie from 1, and operator times below kernel times: what medians of
+the same work differ by on a quiet card."""
+WIDEST_CONTROL = 0.2
+"""Width of the A/A control's interval from which on it shows nothing: it could not tell equal times
+from a speedup of the usual margin."""
+RATIO_SLACK = 0.01
+"""By which a speedup may miss the ratio of the times, relative: the columns are rounded."""
+DIGITS = 2e-5
+"""Relative difference of one number written twice, with six significant digits."""
+OPERATOR_PATHS = ("ranges", "dense", "varlen")
+"""What the kernels of the operator level are called after `TRITON_PREFIX`."""
+ROUNDED_ERROR = {"fp16": 8 * 2.0**-10, "bf16": 8 * 2.0**-7, "fp32": 8 * 2.0**-20}
+"""What a kernel may miss beyond twice the reference's largest error: some roundings of an output
+of the order of 1. The benchmark, which has the tensors, holds it to less. (fp32 products may run
+on TF32 units; their outputs are averages, of which that is what is left.)"""
+
 DEFAULT_MARGIN = 1.2
 KEEP_OFF_MIN_L = 2048
 """`sel_triton_min_L` that keeps Triton effectively off (source playbook, Phase 2), where no length

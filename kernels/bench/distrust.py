@@ -9,25 +9,23 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 
-from kernels.bench.contract import CONTRACT_VERSION, CPU_INTERPRETER, MAX_MAE, TRITON_PREFIX
+from kernels.bench.contract import (
+    CONTRACT_VERSION,
+    CPU_INTERPRETER,
+    DEVICE_TIMERS,
+    DIGITS,
+    MAX_MAE,
+    MIN_ITERS,
+    NOISE,
+    OPERATOR_PATHS,
+    RATIO_SLACK,
+    ROUNDED_ERROR,
+    TRITON_PREFIX,
+    WEAK_FALLBACK,
+    WIDEST_CONTROL,
+)
 
-MIN_ITERS = 10
-"""Fewest iterations of a trusted row: the benchmark gives no interval below."""
-ROUNDING = 0.01
-"""By which a speedup may miss the ratio of the times, relative: the columns are rounded."""
-WEAK_FALLBACK = 1.1
-"""A shipped reference slower than the strongest by more than this is to be fixed first."""
-NOISE = 0.02
-"""How far from 1 the interval of the A/A control may lie."""
-WIDEST_CONTROL = 0.2
-"""Width from which on the A/A control could not tell equal times from a speedup."""
-ROUNDED_ERROR = MappingProxyType({"fp16": 8 * 2**-10, "bf16": 8 * 2**-7, "fp32": 8 * 2**-20})
-"""What a kernel may miss beyond twice the reference's largest error: some roundings of an output
-of the order of 1. The benchmark, which has the tensors, allows less."""
-
-_DIGITS = 2e-5  # one number written twice, with six significant digits
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _WHOLE = re.compile(r"[1-9]\d*", re.ASCII)
 _LEVELS, _BASES = ("kernel", "operator"), ("shipped", "strongest")
@@ -38,8 +36,6 @@ _TIMES = (
     *(f"{level}_{side}_ms" for level in _LEVELS for side in ("tri", *_BASES)),
 )
 _ERRORS = ("mae", "max_err", "ref_mae", "ref_max_err")
-_OPERATOR_PATHS = ("ranges", "dense", "varlen")
-_DEVICE_TIMERS = ("events", "graph")
 
 
 def number(text: str) -> float:
@@ -85,9 +81,9 @@ def _identity(row: Mapping[str, str], mode: str) -> Iterator[str]:
 def _names(row: Mapping[str, str], mode: str) -> Iterator[str]:
     """What ran on each side, and whether it reads its keys."""
     for name, paths in (
-        ("kernel", _OPERATOR_PATHS),
+        ("kernel", OPERATOR_PATHS),
         ("kernel_launched", (mode,)),
-        ("operator_launched", _OPERATOR_PATHS),
+        ("operator_launched", OPERATOR_PATHS),
     ):
         ran = row[name].removeprefix(TRITON_PREFIX).split("+")
         if not row[name].startswith(TRITON_PREFIX):
@@ -114,7 +110,7 @@ def _names(row: Mapping[str, str], mode: str) -> Iterator[str]:
         ("speedup_lo", f"{named}_lo"),
         ("speedup_hi", f"{named}_hi"),
     ):
-        if not math.isclose(number(row[own]), number(row[other]), rel_tol=_DIGITS):
+        if not math.isclose(number(row[own]), number(row[other]), rel_tol=DIGITS):
             yield (
                 f"{own} is {row[own] or 'missing'} and {other} {row[other] or 'missing'}, which "
                 "must be the same"
@@ -136,19 +132,19 @@ def _times(row: Mapping[str, str]) -> Iterator[str]:
     if wrong or missing:
         return
     expected = ms["ref_ms"] / ms["tri_ms"]
-    if not abs(number(row["speedup"]) / expected - 1) <= ROUNDING:
+    if not abs(number(row["speedup"]) / expected - 1) <= RATIO_SLACK:
         yield f"speedup {row['speedup']} is not ref_ms / tri_ms = {expected:.4g}: swapped sides?"
     for level, basis in _PAIRS:
         at = f"{level}_{basis}"
         ratio = ms[f"{at}_ms"] / ms[f"{level}_tri_ms"]
         low, high = bounds[f"{at}_lo"], bounds[f"{at}_hi"]
-        if not (low <= high and low * (1 - ROUNDING) <= ratio <= high * (1 + ROUNDING)):
+        if not (low <= high and low * (1 - RATIO_SLACK) <= ratio <= high * (1 + RATIO_SLACK)):
             yield (
                 f"{at}_lo to {at}_hi, {low:g} to {high:g}, is no interval around {at}_ms / "
                 f"{level}_tri_ms = {ratio:.4g}"
             )
     for level in _LEVELS:
-        if ms[f"{level}_strongest_ms"] > ms[f"{level}_shipped_ms"] * (1 + _DIGITS):
+        if ms[f"{level}_strongest_ms"] > ms[f"{level}_shipped_ms"] * (1 + DIGITS):
             yield f"{level}_strongest_ms is above {level}_shipped_ms: it is not the strongest"
     slower = ms["operator_shipped_ms"] / ms["operator_strongest_ms"]
     if slower > WEAK_FALLBACK:
@@ -165,7 +161,7 @@ def _timing(row: Mapping[str, str]) -> Iterator[str]:
             f"{row['iters'] or 'unknown'} iterations, at least {MIN_ITERS} are needed for an "
             "interval"
         )
-    if row["timer"] not in _DEVICE_TIMERS:
+    if row["timer"] not in DEVICE_TIMERS:
         yield f"timer {row['timer']!r}: not timed on the device"
     flushed, cache = number(row["flush_mib"]), number(row["l2_mib"])
     if not flushed >= 2 * cache > 0:
@@ -195,9 +191,9 @@ def _errors(row: Mapping[str, str]) -> Iterator[str]:
             yield f"{side} is wrong: {mean} {row[mean] or 'missing'}, not from 0 to {MAX_MAE:g}"
         # the largest of a number of errors is at least their mean, at most their sum
         elif not (
-            error[mean] * (1 - _DIGITS)
+            error[mean] * (1 - DIGITS)
             <= error[largest]
-            <= error[mean] * max(outputs, 1) * (1 + _DIGITS)
+            <= error[mean] * max(outputs, 1) * (1 + DIGITS)
         ):
             yield (
                 f"{largest} {row[largest] or 'missing'} cannot be the largest of "

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
+from kernels.bench.contract import MIN_ITERS
+
 RESAMPLES = 1000
 CONFIDENCE = 0.95
-MIN_PAIRS = 10
-"""Fewest pairs for an interval: the bootstrap of fewer is far narrower than it claims to be."""
 
 
 def median(samples: Sequence[float]) -> float:
@@ -33,7 +33,7 @@ def ratio_interval(
 ) -> tuple[float, float]:
     """Bounds of the 95 % bootstrap interval of `median(above) / median(below)`.
 
-    Resamples pairs, because neighbours share whatever disturbed them. Fewer than `MIN_PAIRS` give
+    Resamples pairs, because neighbours share whatever disturbed them. Fewer than `MIN_ITERS` give
     the point itself twice.
 
     Args:
@@ -43,7 +43,7 @@ def ratio_interval(
     """
     pairs = torch.tensor([above, below], dtype=torch.float64)
     n = pairs.shape[1]
-    if n < MIN_PAIRS:
+    if n < MIN_ITERS:
         point = median(above) / median(below)
         return point, point
     rng = torch.Generator().manual_seed(seed)

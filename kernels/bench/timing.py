@@ -27,7 +27,8 @@ from typing import Any
 from torch import Tensor
 
 from kernels.bench.clock import Clock
-from kernels.bench.intervals import MIN_PAIRS, median, ratio_interval
+from kernels.bench.contract import MIN_ITERS
+from kernels.bench.intervals import median, ratio_interval
 
 Call = Callable[[], Tensor]
 Copies = Sequence[Sequence[Call]]
@@ -108,7 +109,7 @@ def time_all(
         timed = rounds.done - began
         samples = rounds.times()
         wide = _too_wide(samples, ratios)
-        if not wide or timed < MIN_PAIRS or timed >= MAX_FACTOR * iters:
+        if not wide or timed < MIN_ITERS or timed >= MAX_FACTOR * iters:
             break
     doubts += wide
     return Timed(
@@ -140,7 +141,7 @@ def _too_wide(
     samples: Mapping[str, Sequence[float]], ratios: Sequence[tuple[str, str]]
 ) -> list[str]:
     rounds = len(next(iter(samples.values())))
-    if rounds < MIN_PAIRS:
+    if rounds < MIN_ITERS:
         return [f"{rounds} iterations are too few for an interval"]
     widest = 0.0
     for above, below in ratios:

@@ -19,7 +19,6 @@ from orchestrator.models.verdict import GateResult, Reason, Verdict
 
 _PRINTED_MS = 0.0005
 """Times are often printed with three decimals."""
-_ROUNDING = 0.01
 _RECORD = "Measure with a benchmark that records it; this project's does."
 
 
@@ -221,5 +220,5 @@ def _inconsistent(row: ForeignRow) -> bool:
     if not (ours and theirs and told) or ours < 0 or theirs < 0:
         return False
     ratio = theirs / ours
-    slack = _ROUNDING + _PRINTED_MS / ours + _PRINTED_MS / theirs
-    return abs(told - ratio) > slack * ratio + _ROUNDING
+    slack = contract.RATIO_SLACK + _PRINTED_MS / ours + _PRINTED_MS / theirs
+    return abs(told - ratio) > slack * ratio + contract.RATIO_SLACK

@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
 
+from kernels.bench.contract import OPERATOR_PATHS, ROUNDED_ERROR
 from orchestrator.evidence.bench import TRITON_PREFIX, BenchRow
 from orchestrator.gates.findings import Finding, counted, invalid, lengths_of, listed
 from orchestrator.models.verdict import Reason, Verdict
 
-ROUNDING = {"fp16": 8 * 2.0**-10, "bf16": 8 * 2.0**-7, "fp32": 8 * 2.0**-20}
-"""What a kernel may miss beyond twice the reference's largest error: some roundings of an output
-of the order of 1. The benchmark, which has the tensors, holds it to less. (fp32 products may run
-on TF32 units; their outputs are averages, of which that is what is left.)"""
 AS_GOOD_AS_ZERO = 1e-12
 """Mean errors that no output in fp32 or less can have, unless all of them are exact."""
-_OPERATOR_PATHS = ("ranges", "dense", "varlen")
 _SLACK = 1.0001
 """Errors are written with six digits; a mean of equal errors is their largest."""
 
@@ -101,7 +97,7 @@ def _not_triton(
     for at, name in ((level, kernel), ("kernel", at_kernel), ("operator", at_operator)):
         if name is None:
             continue
-        wanted = (mode,) if at == "kernel" else _OPERATOR_PATHS
+        wanted = (mode,) if at == "kernel" else OPERATOR_PATHS
         parts = name.removeprefix(TRITON_PREFIX).split("+")
         if not name.startswith(TRITON_PREFIX) or not all(p.startswith(wanted) for p in parts):
             return name
@@ -171,9 +167,9 @@ def _possible(rows: Sequence[BenchRow], side: str, mean: str, largest: str) -> I
 
 
 def _beyond_budget(row: BenchRow) -> bool:
-    if row.max_err is None or row.ref_max_err is None or row.dtype not in ROUNDING:
+    if row.max_err is None or row.ref_max_err is None or row.dtype not in ROUNDED_ERROR:
         return False
-    return row.max_err > 2 * row.ref_max_err + ROUNDING[row.dtype]
+    return row.max_err > 2 * row.ref_max_err + ROUNDED_ERROR[row.dtype]
 
 
 def _wrong(message: str) -> Finding:

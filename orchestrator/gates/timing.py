@@ -5,25 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 
+from kernels.bench.contract import (
+    DEVICE_TIMERS,
+    DIGITS,
+    MIN_ITERS,
+    NOISE,
+    RATIO_SLACK,
+    WEAK_FALLBACK,
+    WIDEST_CONTROL,
+)
 from orchestrator.evidence.bench import BASES, LEVELS, SIDES, BenchRow
 from orchestrator.gates.findings import AGAIN, Finding, invalid, lengths_of, listed
 from orchestrator.models.verdict import Reason, Verdict
 
-MIN_ITERS = 10
-"""The bootstrap of fewer pairs is far narrower than the 95 % that it claims (the benchmark
-refuses fewer too)."""
-DEVICE_TIMERS = ("events", "graph")
-WEAK_FALLBACK = 1.1
-"""A shipped reference slower than the strongest by more than this is to be fixed first."""
-NOISE = 0.02
-"""How far the A/A control may lie from 1, and operator times below kernel times: what medians of
-the same work differ by on a quiet card."""
-WIDEST_CONTROL = 0.2
-"""Width of the A/A control's interval from which on it shows nothing: it could not tell equal times
-from a speedup of the usual margin."""
-_ROUNDING = 0.01
-_DIGITS = 2e-5
-"""Relative difference of one number written twice, with six significant digits."""
 _SPREAD = 0.1
 """Coefficient of variation from which on no interval of medians has no width."""
 _PRINTED_MS = 0.0005
@@ -69,7 +63,7 @@ def ratio_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
         swapped = odd.speedup and abs(odd.speedup * (odd.ref_ms or 0) / (odd.tri_ms or 1) - 1)
         tail = (
             "; it is tri_ms / ref_ms: the sides are swapped"
-            if swapped is not None and swapped < _ROUNDING
+            if swapped is not None and swapped < RATIO_SLACK
             else ""
         )
         yield invalid(
@@ -126,7 +120,7 @@ def noise_bound(rows: Sequence[BenchRow]) -> list[str]:
 def _inconsistent(row: BenchRow) -> bool:
     if not (row.tri_ms and row.ref_ms):
         return False
-    slack = _ROUNDING
+    slack = RATIO_SLACK
     if row.contract is None:
         slack += _PRINTED_MS / row.tri_ms + _PRINTED_MS / row.ref_ms
     ratio = row.ref_ms / row.tri_ms
@@ -141,7 +135,7 @@ def _outside(rows: Sequence[BenchRow]) -> str | None:
             if low is None or high is None or ours is None or theirs is None:
                 continue
             value = theirs / ours
-            slack = _ROUNDING * value
+            slack = RATIO_SLACK * value
             if low <= 0:
                 return f"{row.where}: the lower bound of the {name}, {low:g}, is not above zero."
             if not low - slack <= value <= high + slack or low > high:
@@ -161,7 +155,7 @@ def _untied(rows: Sequence[BenchRow]) -> str | None:
         for number, (own, other) in enumerate(zip(ours, others, strict=True)):
             if own is None or other is None:
                 continue
-            if abs(own - other) > _DIGITS * max(abs(own), abs(other)):
+            if abs(own - other) > DIGITS * max(abs(own), abs(other)):
                 column = _NAMED[row.level, row.basis][number]
                 return (
                     f"{row.where}: {_OWN[number]} is {own:g} and {column} {other:g}; with "
@@ -176,7 +170,7 @@ def _off_middle(rows: Sequence[BenchRow]) -> str | None:
         for row in rows:
             low, middle, high = quantiles(row)
             if None not in (low, middle, high) and not (
-                low * (1 - _DIGITS) <= middle <= high * (1 + _DIGITS)
+                low * (1 - DIGITS) <= middle <= high * (1 + DIGITS)
             ):
                 return (
                     f"{row.where}: {side}_ms, the median {middle:g}, does not lie between "
@@ -190,7 +184,7 @@ def _not_strongest(rows: Sequence[BenchRow]) -> str | None:
     for level, both in _REFERENCES.items():
         for row in rows:
             shipped, strongest = both(row)
-            if shipped and strongest and strongest > shipped * (1 + _DIGITS):
+            if shipped and strongest and strongest > shipped * (1 + DIGITS):
                 return (
                     f"{row.where}: {level}_strongest_ms {strongest:g} is above "
                     f"{level}_shipped_ms {shipped:g}: the strongest reference is the fastest, and "
