@@ -160,6 +160,7 @@ class RemoteFiles:
             if found.st_size != size:
                 raise self._wrong_size(remote_path, found.st_size, size)
             remote = self._client.open(remote_path, "rb")
+            _send_quietly(remote)
         try:
             yield remote
         finally:
@@ -215,6 +216,21 @@ class RemoteFiles:
                     raise kind(f"{self._name(path)} {what}: {error.strerror or error}") from error
         except paramiko.SFTPError as error:  # an answer that makes no sense
             raise kind(f"{self._name(path)} {what}: {error}") from error
+
+
+def _send_quietly(remote: paramiko.SFTPFile) -> None:
+    """Have the thread that sends `readv`'s requests end quietly where the link breaks.
+
+    Paramiko lets it end with a traceback on the terminal. Whoever reads the answers is told of the
+    link anyway.
+    """
+    send = remote._prefetch_thread  # type: ignore[attr-defined]
+
+    def quietly(*args: object) -> None:
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+            send(*args)
+
+    remote._prefetch_thread = quietly  # type: ignore[attr-defined]
 
 
 def _no_sftp(pod: Pod, said: str) -> InfraError:
