@@ -44,7 +44,8 @@ def row(mode: str, length: int, **changes: object) -> dict[str, object]:
     """One good row of a bench CSV: 1.5 times as fast at operator level, 1.8 at kernel level.
 
     Where a time, a bound, the level or the basis of the row's own comparison is changed, the other
-    columns follow, as if measured in the same run; other changes stand as they are.
+    columns follow, as if measured in the same run; bytes and FLOPs follow the shape; other changes
+    stand as they are.
     """
     scale = length / 64
     values: dict[str, object] = {
@@ -66,8 +67,7 @@ def row(mode: str, length: int, **changes: object) -> dict[str, object]:
         "operator_strongest": "sdpa_packed", "tri_probe": "ok",
         "tri_p10": 0.098 * scale, "tri_p90": 0.105 * scale, "ref_p10": 0.147 * scale,
         "ref_p90": 0.156 * scale, "tri_cv": 0.02, "ref_cv": 0.02, "aa_lo": 0.99, "aa_hi": 1.01,
-        "bytes": 1024 * length * 256 * 2 + 1024 * 8 * 256 * 2,
-        "flops": 2 * 1024 * 8 * 256 * length, "tri_streams": 1, "ref_streams": 1,
+        "tri_streams": 1, "ref_streams": 1,
         "timer": "events", "settled": "yes", "flush_mib": 256, "l2_mib": 72, "launch_us": 2.5,
         "sm_mhz": 2520, "sm_max_mhz": 2520, "mem_mhz": 10501, "temperature_c": 55,
         "began_ms": 1763900000000 + length, "ended_ms": 1763900001000 + length,
@@ -75,10 +75,20 @@ def row(mode: str, length: int, **changes: object) -> dict[str, object]:
         "kernel_launched": f"triton.{mode}", "operator_launched": f"triton.{mode}",
     }  # fmt: skip
     values.update(changes)
+    values = {**_work(values), **values}
     if not changes.keys().isdisjoint(_OWN):
         others = _follow(values)
         values.update({name: value for name, value in others.items() if name not in changes})
     return {name: values.get(name, "") for name in columns(mode)}
+
+
+def _work(values: Mapping[str, object]) -> dict[str, object]:
+    """Bytes and FLOPs as the benchmark counts them: rows of half precision, each with its keys."""
+    rows, heads, key, value, length = (
+        size if isinstance(size := values[name], int) else 1 for name in ("N", "H", "D", "Dv", "L")
+    )
+    keys, queries = rows * length * (key + value), rows * heads * (key + value)
+    return {"bytes": 2 * (keys + queries), "flops": 2 * heads * keys}
 
 
 _OWN = ("tri_ms", "ref_ms", "speedup_lo", "speedup_hi", "level", "basis")
