@@ -19,9 +19,10 @@ from kernels.bench.contract import read_table
 from tests.faults.proxy import Proxy
 from tests.faults.server import Server
 from tests.integration.lab import Lab, Outcome
+from tests.integration.preloaded import Forked, preloaded
 
 HERE = Path(__file__).parent
-PROGRAM = ("-m", "orchestrator")
+PROGRAM = ("orchestrator",)
 FULL = os.environ.get("TEST_FULL") == "1"
 WHEN = ("began_ms", "ended_ms")
 Event = dict[str, Any]
@@ -40,19 +41,26 @@ def label(event: Event) -> str:
 
 
 class Controller:
-    """`orchestrate` as a process of its own, with its output in files."""
+    """`orchestrate` as a process of its own, with its output in files.
 
-    def __init__(self, rig: Rig, argv: list[str]) -> None:
+    Where it is not to start afresh it comes from the preloaded server, which spares its imports.
+    """
+
+    def __init__(self, rig: Rig, module: str, arguments: Sequence[str], *, fresh: bool) -> None:
         self._rig = rig
         self._out, self._err = (rig.folder / f"{rig.count}.{name}" for name in ("out", "err"))
+        self._process: subprocess.Popen[bytes] | Forked
         with self._out.open("wb") as out, self._err.open("wb") as err:
-            self._process = subprocess.Popen(
-                [*rig.prefix, *argv],
-                env=rig.lab.env,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-            )
+            if fresh or rig.prefix:
+                self._process = subprocess.Popen(
+                    [*rig.prefix, sys.executable, "-m", module, *arguments],
+                    env=rig.lab.env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=err,
+                )
+            else:
+                self._process = preloaded().start(module, arguments, rig.lab.env, out, err)
         self.pid = self._process.pid
 
     @property
@@ -72,12 +80,12 @@ class Controller:
 
     def end(self, timeout: float = 90) -> Outcome:
         try:
-            self._process.wait(timeout)
+            code = self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             self.kill()
             raise AssertionError(f"did not end: {self.said}") from None
         return Outcome(
-            self._process.returncode,
+            code,
             self._out.read_text(),
             self._err.read_text(),
             self._rig.lab.runs_dir,
@@ -134,22 +142,30 @@ class Rig:
     # -- commands -----------------------------------------------------------------------------
 
     def start(
-        self, *arguments: str, program: Sequence[str] = PROGRAM, **settings: object
+        self,
+        *arguments: str,
+        program: Sequence[str] = PROGRAM,
+        fresh: bool = False,
+        **settings: object,
     ) -> Controller:
         """`orchestrate run`, or another program that does the same up to a point."""
         settings = {"counter": self.counter, **settings}
         sets = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
         pods = ["--pods", str(self.folder / "pods.toml"), "--pod", "box"]
         playbook = str(self.lab.repo / "playbook.yaml")
-        return self.begin("run", playbook, "--json", *pods, *sets, *arguments, program=program)
+        words = ["run", playbook, "--json", *pods, *sets, *arguments]
+        return self.begin(*words, program=program, fresh=fresh)
 
-    def resume(self, *arguments: str, program: Sequence[str] = PROGRAM) -> Controller:
-        return self.begin("resume", "--json", *arguments, program=program)
+    def resume(self, *arguments: str) -> Controller:
+        return self.begin("resume", "--json", *arguments)
 
-    def begin(self, *arguments: str, program: Sequence[str] = PROGRAM) -> Controller:
+    def begin(
+        self, *arguments: str, program: Sequence[str] = PROGRAM, fresh: bool = False
+    ) -> Controller:
         self.count += 1
-        argv = [sys.executable, *program, *arguments, "--runs-dir", str(self.lab.runs_dir)]
-        return Controller(self, argv)
+        module, *first = program
+        words = [*first, *arguments, "--runs-dir", str(self.lab.runs_dir)]
+        return Controller(self, module, words, fresh=fresh)
 
     # -- this side ----------------------------------------------------------------------------
 

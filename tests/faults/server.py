@@ -6,32 +6,15 @@ import getpass
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
 
 from orchestrator.transport.hostkeys import known_as
+from tests.integration.sshd import free_port, sshd_config
 
 STAND_INS = Path(__file__).parents[1] / "integration" / "bin"
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
-
-_CONFIG = """\
-ListenAddress {host}
-Port {port}
-HostKey {folder}/host
-PidFile none
-AuthorizedKeysFile {folder}/id.pub
-StrictModes no
-UsePAM no
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-PermitRootLogin prohibit-password
-UseDNS no
-MaxStartups 100:30:200
-Subsystem sftp internal-sftp
-SetEnv HOME={folder} PATH={path}
-"""
 
 
 class Server:
@@ -41,7 +24,7 @@ class Server:
         self, folder: Path, host: str = "127.0.0.1", port: int = 0, prefix: tuple[str, ...] = ()
     ) -> None:
         folder.mkdir()
-        self.folder, self.host, self.port = folder, host, port or _free_port()
+        self.folder, self.host, self.port = folder, host, port or free_port()
         self._prefix = prefix
         self._process: subprocess.Popen[bytes] | None = None
         if os.geteuid() == 0:
@@ -51,7 +34,7 @@ class Server:
             subprocess.run(argv, check=True, timeout=30)
         self._config = folder / "sshd_config"
         path = f"{STAND_INS}:{PATH}"  # a pod with a GPU, as it says
-        self._config.write_text(_CONFIG.format(host=host, port=self.port, folder=folder, path=path))
+        self._config.write_text(sshd_config(folder, host, self.port, ("host",), PATH=path))
 
     def start(self) -> None:
         sshd = shutil.which("sshd", path=PATH)
@@ -96,12 +79,6 @@ class Server:
         }
         lines = [f'{name} = "{value}"' for name, value in fields.items()]
         return "\n".join(["[pods.box]", f"port = {port}", *lines, ""])
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _children(pid: int) -> list[int]:

@@ -34,8 +34,8 @@ def test_a_pod_whose_clock_jumps(rig: Rig, reference: Reference, jump: float) ->
 @pytest.mark.parametrize("jump", [DAY_S, -DAY_S], ids=["forward", "back"])
 def test_a_laptop_whose_clock_jumps(rig: Rig, reference: Reference, jump: float) -> None:
     clock = rig.folder / "clock"
-    program = ("-m", "tests.faults.shifted", str(clock), "-m", "orchestrator")
-    controller = rig.start("--reconnect-for", "60", program=program, seconds=1.5)
+    program = ("tests.faults.shifted", str(clock), "-m", "orchestrator")
+    controller = rig.start("--reconnect-for", "60", program=program, fresh=True, seconds=1.5)
     rig.wait_for_log(controller, "line 000003")
     rig.link.reset()
     rig.wait_for(controller, "pod.unreachable")

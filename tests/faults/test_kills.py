@@ -96,7 +96,7 @@ def test_no_event_is_left_out(reference: Reference) -> None:
 
 @pytest.mark.parametrize(("place", "side"), SIDES if FULL else QUICK)
 def test_killed_around_an_event(rig: Rig, reference: Reference, place: str, side: str) -> None:
-    doomed = rig.start(program=("-m", "tests.faults.doomed", place, side))
+    doomed = rig.start(program=("tests.faults.doomed", place, side))
     assert doomed.end().code == -9, doomed.said
     last = [label(event) for event in rig.events()][-1]
     assert last == place  # it died where it should, not before
@@ -143,7 +143,7 @@ def test_what_is_cancelled_without_a_controller_is_fetched(rig: Rig) -> None:
 
 
 def test_a_job_cancelled_on_its_way_to_the_pod_is_never_started(rig: Rig) -> None:
-    rig.start(program=("-m", "tests.faults.doomed", "job.submitting dense", "before")).end()
+    rig.start(program=("tests.faults.doomed", "job.submitting dense", "before")).end()
     cancelled = rig.begin("cancel", "--json").end()
     assert cancelled.code == 0, cancelled.stderr
     assert [event["state"] for event in rig.events("job.state")] == ["CANCELLED"]

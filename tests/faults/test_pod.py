@@ -95,10 +95,11 @@ def test_a_rebooted_pod_is_a_lost_job(rig: Rig) -> None:
     controller = rig.start(seconds=20, lines=200)
     rig.wait_for_log(controller, "line 000003")
     record = rig.job("dense") / "process.json"
-    # the order in which a reboot would: link and processes first, then another boot
+    # the order in which a reboot would: link and processes first, then another boot; of the
+    # processes first the one that would note how the other ended
     rig.link.reset()
-    os.killpg(rig.command("dense"), signal.SIGKILL)
     os.kill(rig.supervisor("dense"), signal.SIGKILL)
+    os.killpg(rig.command("dense"), signal.SIGKILL)
     process = json.loads(record.read_text())
     record.write_text(json.dumps({**process, "boot_id": "0" * 36}))
     rig.link.heal()
@@ -225,7 +226,7 @@ def token(rig: Rig) -> str:
 
 def test_a_secret_is_seen_by_the_command_alone(rig: Rig, token: str) -> None:
     job_playbook(rig, TELL, "secrets: [FIXTURE_TOKEN]\n")
-    controller = rig.start()
+    controller = rig.start(fresh=True)  # told apart by its command line
     seen = set()
     while not controller.over:
         seen |= holders(token, controller.pid)

@@ -108,7 +108,7 @@ def test_code_that_came_while_a_job_ran_decides_nothing(
 
 def test_code_that_came_between_two_jobs_is_replaced(rigs: list[Rig], reference: Reference) -> None:
     one, two = rigs
-    one.start(program=("-m", "tests.faults.doomed", "gate dense", "after")).end()
+    one.start(program=("tests.faults.doomed", "gate dense", "after")).end()
     brings_other_code(two)
     one.assert_whole(one.resume().end(), reference)
     assert not any("OTHER CODE" in log for log in logs(one))
@@ -118,7 +118,7 @@ def test_what_is_left_of_a_run_gets_its_code_to_an_emptied_pod(
     rigs: list[Rig], reference: Reference
 ) -> None:
     one, _ = rigs
-    one.start(program=("-m", "tests.faults.doomed", "gate dense", "after")).end()
+    one.start(program=("tests.faults.doomed", "gate dense", "after")).end()
     shutil.rmtree(one.pod)
     outcome = one.resume().end()
     assert outcome.last["decision"] == reference.decision

@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +16,8 @@ from pathlib import Path
 from orchestrator.models.pod import Pod
 from orchestrator.transport.hostkeys import known_as
 
-_CONFIG = """\
-ListenAddress 127.0.0.1
-Port {port}
-HostKey {folder}/host_rsa
-HostKey {folder}/host_ed25519
+_OPTIONS = """\
 PidFile none
-AuthorizedKeysFile {folder}/id.pub
 StrictModes no
 UsePAM no
 PasswordAuthentication no
@@ -31,8 +26,21 @@ PermitRootLogin prohibit-password
 UseDNS no
 MaxStartups 100:30:200
 Subsystem sftp internal-sftp
-SetEnv HOME={folder}
-"""  # HOME: bash reads the user's .bashrc under sshd, which may be slow or say things
+"""
+
+
+def sshd_config(folder: Path, host: str, port: int, host_keys: Sequence[str], **env: str) -> str:
+    """A server's configuration: the key `id` may enter; `env` is that of its sessions."""
+    # bash reads the user's .bashrc under sshd, which may be slow or say things
+    session = {"HOME": str(folder), **env}
+    lines = [
+        f"ListenAddress {host}",
+        f"Port {port}",
+        f"AuthorizedKeysFile {folder}/id.pub",
+        *(f"HostKey {folder}/{key}" for key in host_keys),
+        "SetEnv " + " ".join(f"{name}={value}" for name, value in session.items()),
+    ]
+    return _OPTIONS + "\n".join(lines) + "\n"
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,8 @@ def _keygen(path: Path, kind: str) -> None:
     subprocess.run(argv, check=True, timeout=30)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One on loopback that nobody listens at."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -101,9 +110,10 @@ def private_sshd(folder: Path) -> Iterator[Sshd]:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd drops its privileges there
     for name, kind in (("host_rsa", "rsa"), ("host_ed25519", "ed25519"), ("id", "ed25519")):
         _keygen(folder / name, kind)
-    found = Sshd(folder, _free_port())
+    found = Sshd(folder, free_port())
     config = folder / "sshd_config"
-    config.write_text(_CONFIG.format(port=found.port, folder=folder), encoding="utf-8")
+    keys = ("host_rsa", "host_ed25519")
+    config.write_text(sshd_config(folder, "127.0.0.1", found.port, keys), encoding="utf-8")
     found.known_hosts.write_text(
         f"{known_as('127.0.0.1', found.port)} {found.public_key('ed25519')}\n", encoding="ascii"
     )

@@ -169,7 +169,7 @@ def test_a_server_that_goes_away_is_lost(tmp_path, host_keys):
 @pytest.fixture
 def strict(tmp_path, host_keys, monkeypatch, request):
     """A session with an OpenSSH server of another configuration."""
-    monkeypatch.setattr(sshd_module, "_CONFIG", request.param(sshd_module._CONFIG))
+    monkeypatch.setattr(sshd_module, "_OPTIONS", request.param(sshd_module._OPTIONS))
     folder = tmp_path / "strict"
     folder.mkdir()
     with private_sshd(folder) as server:
