@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from orchestrator.evidence.cards import Card
@@ -155,12 +154,18 @@ def _every_row_has_its_own(row: Shaped) -> bool:
     return row.ragged in (None, "equal") and row.form in (None, "rows")
 
 
-@dataclass(frozen=True)
-class Bound:
+class Bound(NamedTuple):
     """The least time that a card needs, ms, and which of its peaks says so."""
 
     ms: float
-    peak: str
+    rate: float
+    of: str
+    """Unit of the rate, and what has it."""
+
+    @property
+    def peak(self) -> str:
+        """In words."""
+        return f"{self.rate:g} {self.of}"
 
 
 def dram_ms(todo: Work, card: Card) -> float:
@@ -172,10 +177,7 @@ def dram_ms(todo: Work, card: Card) -> float:
 
 def dram_bound(todo: Work, card: Card) -> Bound:
     """`dram_ms`, with the peak that it rests on."""
-    moving = todo.read_bytes / (card.dram_tb_per_s * _TERA_MS)
-    return max(
-        Bound(moving, f"{card.dram_tb_per_s:g} TB/s (DRAM)"), _compute_bound(todo, card), key=_ms
-    )
+    return max(_moving(todo.read_bytes, card), _computing(todo, card))
 
 
 def warm_bound(todo: Work, card: Card, l2_tb_per_s: float | None) -> Bound:
@@ -183,21 +185,21 @@ def warm_bound(todo: Work, card: Card, l2_tb_per_s: float | None) -> Bound:
 
     `l2_tb_per_s` is the most that it may give, None where nobody knows: then L2 is taken as free.
     """
-    cold = max(todo.read_bytes - card.l2_bytes, 0) / (card.dram_tb_per_s * _TERA_MS)
-    bounds = [Bound(cold, f"{card.dram_tb_per_s:g} TB/s (DRAM)"), _compute_bound(todo, card)]
-    if l2_tb_per_s:
-        through = todo.read_bytes / (l2_tb_per_s * _TERA_MS)
-        bounds.append(Bound(through, f"{l2_tb_per_s:g} TB/s (L2, generously)"))
-    return max(bounds, key=_ms)
+    cold = _moving(max(todo.read_bytes - card.l2_bytes, 0), card)
+    slower = max(cold, _computing(todo, card))
+    if not l2_tb_per_s:
+        return slower
+    through = todo.read_bytes / (l2_tb_per_s * _TERA_MS)
+    return max(slower, Bound(through, l2_tb_per_s, "TB/s (L2, generously)"))
 
 
-def _compute_bound(todo: Work, card: Card) -> Bound:
+def _moving(read_bytes: int, card: Card) -> Bound:
+    return Bound(read_bytes / (card.dram_tb_per_s * _TERA_MS), card.dram_tb_per_s, "TB/s (DRAM)")
+
+
+def _computing(todo: Work, card: Card) -> Bound:
     tflops = card.tflops[todo.dtype]
-    return Bound(todo.flops / (tflops * _TERA_MS), f"{tflops:g} TFLOP/s ({todo.dtype})")
-
-
-def _ms(bound: Bound) -> float:
-    return bound.ms
+    return Bound(todo.flops / (tflops * _TERA_MS), tflops, f"TFLOP/s ({todo.dtype})")
 
 
 def implied_tb_per_s(todo: Work, ms: float) -> float:

@@ -6,8 +6,9 @@ Both sides of every row are judged: it was the reference whose numbers could not
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from operator import attrgetter, countOf
 
 from pydantic import JsonValue
 
@@ -81,11 +82,10 @@ def physics_gate(
     there = tuple(
         column
         for column in SIDES
-        if column in REQUIRED or any(getattr(row, column) is not None for row in ran)
+        if column in REQUIRED or countOf(map(attrgetter(column), ran), None) < len(ran)
     )
     judge = _Judge(file, there, device, l2_tb_per_s, launch_us)
-    for row in ran:
-        judge.take(row)
+    judge.take(ran)
     findings = judge.findings()
     return conclude(gate, findings, judge.measured(), judge.passed())
 
@@ -106,7 +106,7 @@ class _Judge:
         self._launch_us = launch_us
         self._cards: dict[str, Card | None] = {}
         self._rows = 0
-        self._families: dict[str, list[tuple[Work, Timed]]] = {}
+        self._families: defaultdict[str, list[tuple[Work, Timed]]] = defaultdict(list)
         self._impossible: list[tuple[float, Time, Bound, Card]] = []
         self._unreal: list[str] = []
         self._misstated: list[str] = []
@@ -119,28 +119,42 @@ class _Judge:
         self._closest: tuple[float, Time, Card] | None = None
         self._launch_bound: list[str] = []
 
-    def take(self, row: Timed) -> None:
-        """Judge one row by itself, and keep it for its family."""
-        self._rows += 1
-        card = self._card(row.device or self._device)
+    def take(self, rows: Sequence[Timed]) -> None:
+        """Judge each row by itself, and keep it for its family."""
+        self._rows = len(rows)
+        alike: dict[tuple[str | None, str | None, str | None], list[Timed]] = {}
+        for row in rows:
+            alike.setdefault((row.device, row.level, row.basis), []).append(row)
+        for (device, level, basis), some in alike.items():
+            card = self._card(device or self._device, len(some))
+            columns, times = times_of(self._columns, level, basis)
+            for row in some:
+                self._take(row, card, columns, times(row))
+
+    def _take(
+        self,
+        row: Timed,
+        card: Card | None,
+        columns: Sequence[str],
+        times: Sequence[float | None],
+    ) -> None:
         work = work_of(row)
+        cold, small = 0.0, False
         if not isinstance(work, Work):
             self._missing.update(work)
-            card = None
         else:
-            self._families.setdefault(row.family, []).append((work, row))
+            self._families[row.family].append((work, row))
             if work.assumed:
                 self._assumed[work.assumed] += 1
             elif row.bytes != work.bytes or row.flops != work.flops:
                 self._take_claim(row, work)
+            if card is not None:
+                cold, small = dram_ms(work, card), 2 * work.bytes <= card.l2_bytes
         if row.began_ms is not None and row.ended_ms is not None:
             self._take_window(row, row.began_ms, row.ended_ms)
-        columns, getter = times_of(self._columns, row.level, row.basis)
-        times = getter(row)
-        cold = dram_ms(work, card) if card is not None and isinstance(work, Work) else 0.0
-        large = card is not None and isinstance(work, Work) and 2 * work.bytes > card.l2_bytes
         floor = _BELOW_LAUNCH * row.launch_us / 1e3 if row.launch_us else 0.0
-        if large and self._plain(times, cold, floor):
+        # most rows are done with at this point
+        if not small and self._plain(times, cold, floor):
             return
         for column, ms in zip(columns, times, strict=True):
             if ms is None:
@@ -156,7 +170,7 @@ class _Judge:
                     f"launch floor, {row.launch_us:g} us"
                 )
             if cold and isinstance(work, Work) and card is not None:
-                if cold > TOLERANCE * ms or 2 * work.bytes <= card.l2_bytes:
+                if small or cold > TOLERANCE * ms:
                     self._suspect(Time(row, column, ms, work), card)
                 if self._closest is None or cold > self._closest[0] * ms:
                     self._closest = (cold / ms, Time(row, column, ms, work), card)
@@ -182,7 +196,7 @@ class _Judge:
             )
 
     def _plain(self, times: Sequence[float | None], cold: float, floor: float) -> bool:
-        """Whether all are there, and none is remarkable: most rows are done with at this point."""
+        """Whether all are there, and none is remarkable."""
         try:
             fastest = min(times)  # type: ignore[type-var]
             whole = 0 < sum(times) < math.inf  # type: ignore[arg-type]  # not so where one is NaN
@@ -193,15 +207,15 @@ class _Judge:
             return False
         return 0 < cold <= min(closest, TOLERANCE) * fastest
 
-    def _card(self, name: str | None) -> Card | None:
+    def _card(self, name: str | None, rows: int) -> Card | None:
+        """The card of so many rows."""
         if not name:
-            self._missing["device"] += 1
+            self._missing["device"] += rows
             return None
-        if name not in self._cards:
-            self._cards[name] = find_card(name)
-        if self._cards[name] is None:
-            self._unknown[name] += 1
-        return self._cards[name]
+        card = self._cards[name] = find_card(name)
+        if card is None:
+            self._unknown[name] += rows
+        return card
 
     def _card_of(self, row: Timed) -> Card | None:
         return self._cards.get(row.device or self._device or "")
