@@ -382,14 +382,15 @@ class Threshold:
 
 def shortfall(cell: Cell, margin: float) -> str | None:
     """Why this cell does not admit Triton at its length; None when it does."""
-    at = f"{cell.family}, L={cell.L}"
     if cell.device == CPU_INTERPRETER:
-        return f"{at}: timed in Triton's interpreter, no CUDA device"
-    if not (math.isfinite(cell.mae) and cell.mae <= MAX_MAE):
-        return f"{at}: MAE {cell.mae:.3g} > {MAX_MAE:g}"
-    if not (math.isfinite(cell.speedup) and cell.speedup >= margin):
-        return f"{at}: speedup {cell.speedup:.3f} (lower bound) < {margin:g}"
-    return None
+        why = "timed in Triton's interpreter, no CUDA device"
+    elif not (math.isfinite(cell.mae) and cell.mae <= MAX_MAE):
+        why = f"MAE {cell.mae:.3g} > {MAX_MAE:g}"
+    elif not (math.isfinite(cell.speedup) and cell.speedup >= margin):
+        why = f"speedup {cell.speedup:.3f} (lower bound) < {margin:g}"
+    else:
+        return None
+    return f"{cell.family}, L={cell.L}: {why}"
 
 
 def threshold(cells: Iterable[Cell], margin: float = DEFAULT_MARGIN) -> Threshold:
@@ -413,6 +414,7 @@ def threshold(cells: Iterable[Cell], margin: float = DEFAULT_MARGIN) -> Threshol
     if not by_family:
         raise ContractError("no cells to decide from")
     families = tuple(sorted(by_family))
+    shortest = {family: min(lengths) for family, lengths in by_family.items()}
     tested = sorted(set.union(*(set(lengths) for lengths in by_family.values())), reverse=True)
     best: int | None = None
     obstacles: list[str] = []
@@ -422,7 +424,7 @@ def threshold(cells: Iterable[Cell], margin: float = DEFAULT_MARGIN) -> Threshol
             why = shortfall(tested_cell, margin) if tested_cell else None
             if why:
                 obstacles.append(why)
-            elif length < min(by_family[family]):
+            elif length < shortest[family]:
                 obstacles.append(f"{family}: nothing measured at L={length} or below")
         if obstacles:
             break
