@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import JsonValue
 
-from kernels.bench import contract
 from orchestrator.evidence.canary import PER_TERA, Canary
 from orchestrator.evidence.cards import find_card
 from orchestrator.evidence.telemetry import Telemetry
@@ -20,8 +19,8 @@ from orchestrator.gates.samples import (
     telemetry_findings,
 )
 from orchestrator.gates.steadiness import canary_findings
-from orchestrator.gates.timed import Watched, cell_name, disturbed, unverified
-from orchestrator.models.verdict import GateResult, Reason
+from orchestrator.gates.timed import Watched, cell_name, disturbed, on_a_card, unverified
+from orchestrator.models.verdict import GateResult
 
 QUIET_COPY = 0.7
 """Of the card's DRAM bandwidth: a copy that gets so much has the card to itself."""
@@ -41,17 +40,10 @@ def machine_gate(
     before and after; None where there is none.
     """
     gate = f"machine {file}"
-    ran = [row for row in rows if row.ok]
-    if any(row.device == contract.CPU_INTERPRETER for row in ran):
-        finding = unverified(
-            "The cells ran in the CPU interpreter: there was no card to watch.",
-            "Measure on a CUDA device.",
-            Reason.NO_CUDA_DEVICE,
-        )
-        return conclude(gate, [finding], {"cells": len(ran)}, "")
-    if not ran:
-        finding = unverified(f"{file} holds no cell that ran.", "Run the benchmark.")
-        return conclude(gate, [finding], {"cells": 0}, "")
+    told = "The cells ran in the CPU interpreter: there was no card to watch."
+    ran = on_a_card(gate, file, rows, told)
+    if isinstance(ran, GateResult):
+        return ran
     measured: dict[str, JsonValue] = {"cells": len(ran)}
     findings = [
         *_own_clocks(ran, measured),

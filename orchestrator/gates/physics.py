@@ -12,7 +12,6 @@ from operator import attrgetter, countOf
 
 from pydantic import JsonValue
 
-from kernels.bench import contract
 from orchestrator.evidence.cards import MIB, Card, find_card, is_slice
 from orchestrator.evidence.roofline import (
     Bound,
@@ -33,6 +32,7 @@ from orchestrator.gates.timed import (
     Time,
     Timed,
     cell_name,
+    on_a_card,
     times_of,
     unverified,
 )
@@ -67,17 +67,10 @@ def physics_gate(
     measured.
     """
     gate = f"physics {file}"
-    ran = [row for row in rows if row.ok]
-    if any(row.device == contract.CPU_INTERPRETER for row in ran):
-        finding = unverified(
-            "The times are the CPU interpreter's: no card, so no limit to hold them against.",
-            "Measure on a CUDA device.",
-            Reason.NO_CUDA_DEVICE,
-        )
-        return conclude(gate, [finding], {"cells": len(ran)}, "")
-    if not ran:
-        finding = unverified(f"{file} holds no cell that ran.", "Run the benchmark.")
-        return conclude(gate, [finding], {"cells": 0}, "")
+    told = "The times are the CPU interpreter's: no card, so no limit to hold them against."
+    ran = on_a_card(gate, file, rows, told)
+    if isinstance(ran, GateResult):
+        return ran
     # most foreign files have two of the columns
     there = tuple(
         column

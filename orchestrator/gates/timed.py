@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from operator import attrgetter
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from kernels.bench.contract import CPU_INTERPRETER
 from orchestrator.evidence.cards import find_card
 from orchestrator.evidence.roofline import Shaped, Work
-from orchestrator.gates.findings import Finding
-from orchestrator.models.verdict import Reason, Verdict
+from orchestrator.gates.findings import Finding, conclude
+from orchestrator.models.verdict import GateResult, Reason, Verdict
 
 SIDES = {
     "tri_ms": "the kernel",
@@ -105,6 +106,26 @@ class Watched(Protocol):
     def began_ms(self) -> float | None: ...  # noqa: D102
     @property
     def ended_ms(self) -> float | None: ...  # noqa: D102
+
+
+Row = TypeVar("Row", Timed, Watched)
+
+
+def on_a_card(
+    gate: str, file: str, rows: Sequence[Row], of_interpreter: str
+) -> list[Row] | GateResult:
+    """The rows that ran; or the gate's result, where none did or there was no card.
+
+    `of_interpreter` says what the interpreter's rows leave open.
+    """
+    ran = [row for row in rows if row.ok]
+    if any(row.device == CPU_INTERPRETER for row in ran):
+        finding = unverified(of_interpreter, "Measure on a CUDA device.", Reason.NO_CUDA_DEVICE)
+    elif not ran:
+        finding = unverified(f"{file} holds no cell that ran.", "Run the benchmark.")
+    else:
+        return ran
+    return conclude(gate, [finding], {"cells": len(ran)}, "")
 
 
 TimesOf = Callable[[Timed], tuple[float | None, ...]]

@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import pytest
 from evidence_samples import RTX_4090, csv_of, interpreted, row
+from gate_checks import judged, refused
 from pydantic import ValidationError
 
 from orchestrator.evidence.bench import parse_bench
 from orchestrator.gates.bench import bench_gate, table_gate
 from orchestrator.models.playbook import BenchGate, ParityGate
-from orchestrator.models.verdict import GateResult, Reason, Verdict
+from orchestrator.models.verdict import Reason, Verdict
 
 FAIL, INVALID, NOT_VERIFIED = Verdict.FAIL, Verdict.INVALID, Verdict.NOT_VERIFIED
 BENCH = BenchGate(gate="bench", file="sel_dense.csv", mode="dense", lengths=[64, 128])
-
-
-def judged(gate: BenchGate, data: bytes) -> GateResult:
-    result = bench_gate(gate, data)
-    assert result.gate == f"bench {gate.file}"
-    assert result.message.endswith(".")
-    assert (result.next_step is None) == (result.verdict is Verdict.PASS)
-    assert GateResult.model_validate_json(result.model_dump_json()) == result
-    return result
-
-
-def refused(gate, data, verdict, reason, *words) -> GateResult:
-    result = judged(gate, data)
-    assert (result.verdict, result.reason) == (verdict, reason), result.message
-    for word in words:
-        assert word in result.message
-    return result
 
 
 GOOD = row("dense", 64), row("dense", 128)

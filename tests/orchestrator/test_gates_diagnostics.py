@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 
+import gate_checks
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,12 +22,7 @@ def call(path: str = "triton.ranges.group", length: int = 64, **more: object) ->
 
 def judged(*records: object, tail: str = "") -> GateResult:
     data = "".join(json.dumps(record) + "\n" for record in records) + tail
-    result = judge_gate(GATE, {GATE.file: data.encode()}.get)
-    assert result.gate == "diagnostics diagnostics.jsonl"
-    assert result.message.endswith(".")
-    assert (result.next_step is None) == (result.verdict is Verdict.PASS)
-    assert GateResult.model_validate_json(result.model_dump_json()) == result
-    return result
+    return gate_checks.judged(GATE, data.encode())
 
 
 def symptoms(*records: object) -> list[dict[str, str]]:

@@ -4,33 +4,16 @@ from __future__ import annotations
 
 import pytest
 from evidence_samples import PARITY, RTX_4090, case, failure, junit, skip
+from gate_checks import judged, refused
 
-from orchestrator.gates import judge_gate
 from orchestrator.gates.findings import listed
 from orchestrator.models.playbook import BenchGate, ParityGate, TestsGate
-from orchestrator.models.verdict import GateResult, Reason, Verdict
+from orchestrator.models.verdict import Reason, Verdict
 
 FAIL, INVALID, NOT_VERIFIED = Verdict.FAIL, Verdict.INVALID, Verdict.NOT_VERIFIED
 TESTS = TestsGate(gate="tests", file="p.xml", min_passed=2)
 PARITY_GATE = ParityGate(gate="parity", file="p.xml", paths=["triton.dense"])
 BENCH = BenchGate(gate="bench", file="sel_dense.csv", mode="dense", lengths=[64, 128])
-
-
-def judged(gate, data: bytes | None) -> GateResult:
-    result = judge_gate(gate, {gate.file: data}.get)
-    assert result.gate == f"{gate.gate} {gate.file}"
-    assert result.message.endswith(".")
-    assert (result.next_step is None) == (result.verdict is Verdict.PASS)
-    assert GateResult.model_validate_json(result.model_dump_json()) == result
-    return result
-
-
-def refused(gate, data, verdict, reason, *words) -> GateResult:
-    result = judged(gate, data)
-    assert (result.verdict, result.reason) == (verdict, reason), result.message
-    for word in words:
-        assert word in result.message
-    return result
 
 
 @pytest.mark.parametrize("gate", [TESTS, PARITY_GATE, BENCH], ids=["tests", "parity", "bench"])
