@@ -1,6 +1,14 @@
-"""What each card can do at best, from its vendor's papers. The roofline stands on these numbers.
+"""What each card can do at best. The roofline stands on these numbers.
 
-All are peaks, dense (no sparsity), with fp32 accumulation; no program has been faster.
+Dense (no sparsity), at the highest clock that the card's driver names: boost goes beyond the clock
+that vendors count at (an RTX 3090 was measured at 82.6 TFLOP/s in bf16, its paper says 71).
+
+Products of fp16 are accumulated in fp32 here. GeForce cards do twice as much with fp16
+accumulators, but nothing that is timed has those: the kernels' `tl.dot` and the flash,
+memory-efficient and cuDNN backends of SDPA accumulate in fp32, and so does its math backend unless
+`torch.backends.cuda.matmul.allow_fp16_accumulation` is set, which the benchmark leaves alone. A
+foreign kernel that has them is not refuted for it either: rows that come from DRAM and share no
+keys meet this limit only beyond 94 heads (RTX 3090) or 201 (RTX 4090).
 """
 
 from __future__ import annotations
@@ -8,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 MIB = 2**20
 
@@ -28,74 +37,202 @@ class Card:
 
     name: str
     pattern: str
-    """Found in the device name as torch and nvidia-smi spell it, ignoring case."""
+    """All of the device name, as torch and nvidia-smi spell it, that `_bare` leaves."""
     dram_tb_per_s: float
     l2_bytes: int
-    tflops: Mapping[str, float]
-    """Per dtype of the inputs; fp32 may be computed as tf32 on the tensor cores."""
+    sms: int
+    half_flop: int
+    """FLOPs of one SM in one clock, fp16 or bf16 accumulated in fp32."""
+    max_mhz: int
     source: str
     l2: L2Peak | None = None
 
+    @cached_property
+    def tflops(self) -> Mapping[str, float]:
+        """Per dtype of the inputs; fp32 may be computed as tf32, at half the rate of fp16."""
+        half = round(self.sms * self.half_flop * self.max_mhz / 1e6, 1)
+        return {"fp16": half, "bf16": half, "fp32": half / 2}
 
-def _tflops(half: float, single: float) -> dict[str, float]:
-    return {"fp16": half, "bf16": half, "fp32": single}
 
+# Where the numbers stand in public. The vendor's papers are cited as others quote them, with table
+# and page; the originals were not at hand. (1) marks a number that was found in one place only.
+#
+# Vendor:
+#   ada    NVIDIA Ada GPU Architecture whitepaper 2.02, appendix A, table 2
+#   ga102  NVIDIA Ampere GA102 GPU Architecture whitepaper 2, appendix A (RTX 3090)
+#   gb20x  NVIDIA RTX Blackwell GPU Architecture whitepaper, table 3 (pp. 46-48), has both cards too
+#   a100   NVIDIA A100 Tensor Core GPU Architecture whitepaper, p. 35 and table 4 (pp. 36-37)
+#   h100   NVIDIA H100 Tensor Core GPU Architecture whitepaper, table 3 (pp. 39-40)
+#   sheet  the card's datasheet or product page; where it counts sparsity, half of it
+# Drivers of such cards, and measurements, at github.com:
+#   xla    openxla/xla, xla/backends/gpu/target_config/specs/{b200,h100_sxm,h100_pcie,a100_*}.txtpb
+#   mt4g   caps-tum/mt4g, sample_results/{NVIDIA H100 NVL,NVIDIA H100 80GB HBM3,...}/README.md
+#   rrze   RRZE-HPC/gpu-benches, gpu-l2-cache/{a100_80,h100_pcie,h200,l40}.txt
+#   query  thamada/nvidia-smi, nvsim/{H100SXMx8,A100SXMx4}_deviceQuery.py
+#   titan  pytorch/torchtitan, torchtitan/tools/utils.py, get_peak_flops: dense, from datasheets
+#   stas   stas00/ml-engineering, compute/accelerator/README.md: dense TFLOPS, clocks, bandwidths
+# Not to be used: torch/_inductor/analysis/device_info.py counts sparsity for H100 and L4, and has
+# 3350 GB/s for the L4; a100_pcie_80 and h200 of xla were not read from such cards.
 
-_ADA = "NVIDIA Ada GPU Architecture whitepaper"
-_CHIPS_AND_CHEESE = "chipsandcheese.com, microbenchmarks of the card"
-_A100_L2 = L2Peak(7.2, "NVIDIA A100 whitepaper: 5,120 bytes a clock at 1,410 MHz", False)
-_HOPPER_L2 = L2Peak(5.6, f"{_CHIPS_AND_CHEESE} (H100 PCIe)", True)
+_RRZE = "RRZE-HPC/gpu-benches, gpu-l2-cache"
+_AD102_L2 = L2Peak(5.3, f"{_RRZE}/l40.txt (L40, the same die)", True)
+# 5120 bytes a clock (a100, p. 35; V100's 2048, and the 2.3 times of NVIDIA's blog, agree)
+_A100_L2 = L2Peak(7.22, "NVIDIA A100 whitepaper, p. 35: 5,120 bytes a clock at 1,410 MHz", False)
+_H100_PCIE_L2 = L2Peak(7.0, f"{_RRZE}/h100_pcie.txt", True)
+# H100 SXM and NVL have as many SMs as the H200, which read it, and no higher a clock
+_HOPPER_L2 = L2Peak(9.9, f"{_RRZE}/h200.txt (H200)", True)
 
-# The first pattern that is found names the card: the special names come before the general ones.
 CARDS: tuple[Card, ...] = (
     Card(
-        "RTX 4090", r"\brtx 4090\b(?! (d|laptop))", 1.008, 72 * MIB, _tflops(165.2, 82.6),
-        f"{_ADA}, appendix A", L2Peak(5.0, _CHIPS_AND_CHEESE, True),
+        "RTX 4090",
+        r"rtx 4090",
+        dram_tb_per_s=1.008,  # ada; NVIDIA/nvbench#207: 384 bit at 10501 MHz
+        l2_bytes=72 * MIB,  # ada: 73728 KB; nvbench#207 (early reports of the paper say 96 MB)
+        sms=128,  # ada; nvbench#207
+        half_flop=512,  # ada: 165.2 TFLOPS at 2520 MHz; gb20x. pytorch#123157: 330.3 in fp16
+        # nvidia-smi of such cards; boards differ: horizon-research/SnapPix, set_gpu.sh has one of
+        # 3165, and cards are seen at up to 2820 (noonghunna/club-3090#697)
+        max_mhz=3105,
+        source="NVIDIA Ada GPU Architecture whitepaper 2.02, appendix A, table 2",
+        l2=_AD102_L2,
     ),
     Card(
-        "RTX 3090", r"\brtx 3090\b(?! (ti|laptop))", 0.936, 6 * MIB, _tflops(71.0, 35.6),
-        "NVIDIA Ampere GA102 GPU Architecture whitepaper, table 9",
+        "RTX 3090",
+        r"rtx 3090",
+        dram_tb_per_s=0.936,  # ga102; 384 bit at 9751 MHz (nicehash/NiceHashQuickMiner#206)
+        l2_bytes=6 * MIB,  # ga102; Jumperkables/cuda-benchmarking, 00_deviceQuery/README.md
+        sms=82,  # ga102; Jumperkables/cuda-benchmarking
+        half_flop=512,  # gb20x: 71.2 TFLOPS at 1695 MHz; ga102: 71
+        # nvidia-smi -q of such cards (1); seen at up to 2010
+        max_mhz=2100,
+        source="NVIDIA Ampere GA102 GPU Architecture whitepaper, appendix A",
     ),
     Card(
-        "L40S", r"\bl40s\b", 0.864, 96 * MIB, _tflops(362.1, 183.0),
-        f"L40S datasheet; L2: {_ADA}",
-    ),
-    Card("L4", r"\bl4\b", 0.300, 48 * MIB, _tflops(121.0, 60.0), f"L4 datasheet; L2: {_ADA}"),
-    Card("A10", r"\ba10\b", 0.600, 6 * MIB, _tflops(125.0, 62.5), "A10 datasheet; L2: GA102 paper"),
-    Card(
-        "A100 80GB PCIe", r"\ba100[- ]pcie[- ]80gb\b|\ba100 80gb pcie\b", 1.935, 40 * MIB,
-        _tflops(312.0, 156.0), "A100 datasheet, 80GB PCIe", _A100_L2,
-    ),
-    Card(
-        "A100 80GB SXM", r"\ba100\b.*\b80gb\b", 2.039, 40 * MIB, _tflops(312.0, 156.0),
-        "A100 datasheet, 80GB SXM", _A100_L2,
+        "L40S",
+        r"l40s",
+        dram_tb_per_s=0.864,  # sheet; nvidia-smi of such a card: 9001 MHz, at 384 bit
+        l2_bytes=96 * MIB,  # deviceQuery of such a card; rrze: L40 (some databases say 48 MB)
+        sms=142,  # sheet: 568 tensor cores; deviceQuery of such a card
+        half_flop=1024,  # sheet: 362.05 TFLOPS, at 2490 MHz; titan
+        max_mhz=2520,  # nvidia-smi of such a card; stas: 91.6 TFLOPS in fp32 need it
+        source="L40S datasheet; L2: deviceQuery",
+        l2=_AD102_L2,
     ),
     Card(
-        "A100 40GB", r"\ba100\b.*\b40gb\b", 1.555, 40 * MIB, _tflops(312.0, 156.0),
-        "NVIDIA A100 whitepaper, table 1", _A100_L2,
+        "L4",
+        r"l4",
+        dram_tb_per_s=0.300,  # sheet; deviceQuery of such a card: 192 bit at 6251 MHz
+        l2_bytes=48 * MIB,  # deviceQuery of such a card: 49152 KB; fpsbench.com
+        sms=58,  # deviceQuery of such a card; fpsbench.com: 7424 lanes (others say 60 SMs)
+        half_flop=1024,  # sheet: 242 TFLOPS with sparsity, at 2040 MHz; 121 at stores
+        max_mhz=2040,  # sheet; deviceQuery of such a card
+        source="L4 datasheet; L2: deviceQuery",
     ),
     Card(
-        "H100 NVL", r"\bh100 nvl\b", 3.938, 50 * MIB, _tflops(835.5, 417.5),
-        "H100 datasheet, NVL; L2: H100 whitepaper", _HOPPER_L2,
+        "A10",
+        r"a10",
+        dram_tb_per_s=0.600,  # sheet; sysrqmts.com: 384 bit at 12.5 Gbit/s
+        l2_bytes=6 * MIB,  # aalanwyr/face2cuda, step2cuda/README.md (deviceQuery); sysrqmts.com
+        sms=72,  # 816778/Programming_And_Architecture_Practicas, p6/results; sysrqmts.com
+        half_flop=1024,  # sheet: 125 TFLOPS in bf16, 62.5 in tf32, at 1695 MHz
+        max_mhz=1695,  # face2cuda; Programming_And_Architecture_Practicas
+        source="A10 datasheet; L2: deviceQuery",
     ),
     Card(
-        "H100 PCIe", r"\bh100[- ]pcie\b", 2.039, 50 * MIB, _tflops(756.0, 378.0),
-        "H100 datasheet, PCIe; L2: H100 whitepaper", _HOPPER_L2,
-    ),
-    # torch and nvidia-smi say "NVIDIA H100 80GB HBM3" for the SXM module
-    Card(
-        "H100 SXM", r"\bh100 (80gb hbm3|sxm5?)\b|\bh100-sxm5?", 3.352, 50 * MIB,
-        _tflops(989.4, 494.7), "H100 datasheet, SXM; L2: H100 whitepaper", _HOPPER_L2,
-    ),
-    Card(
-        "H200", r"\bh200\b", 4.8, 50 * MIB, _tflops(989.4, 494.7),
-        "H200 datasheet; L2 as H100", _HOPPER_L2,
+        "A100 80GB PCIe",
+        r"a100 80gb pcie|a100[- ]pcie[- ]80gb",
+        dram_tb_per_s=1.935,  # sheet; stas: 1.94
+        l2_bytes=40 * MIB,  # a100; rrze
+        sms=108,  # a100; xla
+        half_flop=2048,  # a100: 312 TFLOPS at 1410 MHz; titan
+        max_mhz=1410,  # a100; stas
+        source="A100 datasheet, 80GB PCIe; L2: A100 whitepaper, table 4",
+        l2=_A100_L2,
     ),
     Card(
-        "B200", r"(?<!g)\bb200\b", 8.0, 126 * MIB, _tflops(2250.0, 1125.0),
-        "HGX B200 datasheet, an eighth; L2: as the driver reports it",
+        "A100 80GB SXM",
+        r"a100[- ]sxm4?[- ]80gb|a100 80gb sxm4?",
+        dram_tb_per_s=2.039,  # sheet; xla; query: 5120 bit at 1593 MHz
+        l2_bytes=40 * MIB,  # a100; xla; query
+        sms=108,  # a100; xla; query
+        half_flop=2048,  # a100: 312 TFLOPS at 1410 MHz; titan
+        max_mhz=1410,  # a100; query
+        source="A100 datasheet, 80GB SXM; L2: A100 whitepaper, table 4",
+        l2=_A100_L2,
     ),
-)  # fmt: skip
+    Card(
+        "A100 40GB",  # SXM and PCIe alike
+        r"a100[- ](sxm4?|pcie)[- ]40gb|a100[- ]40gb( (sxm4?|pcie))?",
+        dram_tb_per_s=1.555,  # a100; xla; mt4g (PCIe): 5120 bit at 1215 MHz
+        l2_bytes=40 * MIB,  # a100; xla; mt4g
+        sms=108,  # a100; xla; mt4g
+        half_flop=2048,  # a100: 312 TFLOPS at 1410 MHz; titan
+        max_mhz=1410,  # a100; xla; mt4g
+        source="NVIDIA A100 whitepaper, table 4",
+        l2=_A100_L2,
+    ),
+    Card(
+        "H100 NVL",
+        r"h100 nvl",
+        # sheet: 3.9; 6016 bit at 2619 MHz. mt4g's driver says 6144 bit, 4.02 TB/s: 2 % more
+        dram_tb_per_s=3.938,
+        l2_bytes=60 * MIB,  # mt4g: 62914560 (1)
+        sms=132,  # mt4g (1)
+        half_flop=4096,  # as H100 SXM; titan: 835 TFLOPS, at 1545 MHz
+        max_mhz=1785,  # mt4g (1)
+        source="H100 datasheet, NVL; L2: caps-tum/mt4g",
+        l2=_HOPPER_L2,
+    ),
+    Card(
+        "H100 PCIe",
+        r"h100[- ]pcie",
+        dram_tb_per_s=2.039,  # xla; 5120 bit at 1593 MHz (chipsandcheese.com); sheet: 2
+        l2_bytes=50 * MIB,  # h100; xla; chipsandcheese.com
+        sms=114,  # h100; xla; chipsandcheese.com
+        half_flop=4096,  # as H100 SXM; sheet and titan: 756 TFLOPS, at 1620 MHz
+        max_mhz=1755,  # xla; chipsandcheese.com
+        source="openxla/xla, h100_pcie.txtpb; L2: H100 whitepaper, table 3",
+        l2=_H100_PCIE_L2,
+    ),
+    Card(
+        "H100 SXM",
+        r"h100 80gb hbm3|h100[- ]sxm5?",
+        dram_tb_per_s=3.352,  # xla; query and mt4g: 5120 bit at 2619 MHz; sheet: 3.35
+        l2_bytes=50 * MIB,  # h100; xla; query; mt4g
+        sms=132,  # h100; xla; query
+        # sheet: 989.4 TFLOPS, at 1830 MHz (stas), though the same paper counts fp32 at 1980
+        half_flop=4096,
+        max_mhz=1980,  # xla; query; mt4g
+        source="openxla/xla, h100_sxm.txtpb; L2: H100 whitepaper, table 3",
+        l2=_HOPPER_L2,
+    ),
+    Card(
+        "H200",
+        r"h200([- ]sxm5?)?",
+        # sheet; stas. awslabs/amazon-eks-ami#1985: 3201 MHz, 4.92 TB/s at 6144 bit: 2 % more
+        dram_tb_per_s=4.8,
+        # ai-bot-pro/achatbot, deploy/modal/src/llm/vllm/vlm/skywork_r1v.py: torch says 60MB;
+        # accel-sim/accel-sim-framework#534: 96 slices, an H100's 80 are 50 MiB. stas and xla: 50
+        l2_bytes=60 * MIB,
+        sms=132,  # achatbot; stas
+        half_flop=4096,  # as H100 SXM; titan: 989 TFLOPS
+        max_mhz=1980,  # amazon-eks-ami#1985
+        source="H200 datasheet; L2: as torch reports it",
+        l2=_HOPPER_L2,
+    ),
+    Card(
+        "B200",
+        r"b200",
+        # xla and pytorch/ao#4002: 7680 bit at 3996 MHz, which a newer driver corrected from 8192.
+        # The DGX B200 datasheet's 8 lies within the gate's tolerance
+        dram_tb_per_s=7.672,
+        l2_bytes=253 * MIB // 2,  # xla: 132644864, 126.5 MiB; pytorch/ao#4002
+        sms=148,  # xla; pytorch/ao#4002
+        half_flop=8192,  # sheet and titan: 2250 TFLOPS, at 1856 MHz
+        max_mhz=1965,  # xla; stas
+        source="openxla/xla, b200.txtpb; pytorch/ao#4002",
+    ),
+)
 
 FASTEST = max(CARDS, key=lambda card: card.dram_tb_per_s)
 
@@ -103,23 +240,28 @@ FASTEST = max(CARDS, key=lambda card: card.dram_tb_per_s)
 def find_card(device: str) -> Card | None:
     """The card that a device name means; None for one that is not in the table.
 
-    A name that fits several cards with different peaks ("H100", "A100") fits none: the limit
-    would be a guess.
+    A name that fits several cards with different peaks ("H100", "A100 80GB") fits none: the limit
+    would be a guess. Nor does one with more in it than a card's ("RTX 4090 D", "H200 NVL"): that
+    is another card. A slice is its card's.
     """
-    name = _plain(device)
-    return next((card for card in CARDS if re.search(card.pattern, name)), None)
+    name = _bare(device)
+    return next((card for card in CARDS if re.fullmatch(card.pattern, name)), None)
 
 
 def same_card(one: str, other: str) -> bool:
     """Whether two names, torch's or nvidia-smi's, may be one card's; a slice is its card's."""
-    names = {re.sub(r"^nvidia |\bgeforce | mig .*$", "", _plain(name)) for name in (one, other)}
     known = find_card(one)
-    return len(names) == 1 or (known is not None and known == find_card(other))
+    return _bare(one) == _bare(other) or (known is not None and known == find_card(other))
 
 
 def is_slice(device: str) -> bool:
     """Whether a device is a part of a card (MIG): the table has the peaks of the whole."""
     return " mig " in _plain(device)
+
+
+def _bare(device: str) -> str:
+    """The name without its maker, its brand, and what makes it a slice."""
+    return re.sub(r"^nvidia |\bgeforce | mig .*$", "", _plain(device))
 
 
 def _plain(device: str) -> str:

@@ -7,7 +7,7 @@ import itertools
 import pytest
 from evidence_samples import RTX_4090, bench_rows, interpreted, row
 
-from orchestrator.evidence.cards import CARDS
+from orchestrator.evidence.cards import CARDS, find_card
 from orchestrator.gates.physics import physics_gate
 from orchestrator.models.verdict import GateResult, Reason, Verdict
 
@@ -57,13 +57,13 @@ def test_the_limit_has_five_percent_of_room() -> None:
 
 
 def test_more_computing_than_the_tensor_cores_can_do_is_invalid() -> None:
-    needs = 2 * 1024 * 2048 * 1024 * 256 / 165.2e9
+    needs = 2 * 1024 * 2048 * 1024 * 256 / 203.5e9
     times = {"tri_ms": needs / 2, "kernel_tri_ms": needs, "ref_ms": 2 * needs}
     times |= dict.fromkeys(("kernel_shipped_ms", "kernel_strongest_ms"), 2 * needs)
     times |= {"operator_shipped_ms": 2 * needs}
     found = judged(cell(1024, H=2048, **times))
     assert found.verdict is Verdict.INVALID
-    assert "165.2 TFLOP/s" in found.message
+    assert "203.5 TFLOP/s" in found.message
 
 
 @pytest.mark.parametrize(
