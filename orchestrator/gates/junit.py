@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from pydantic import JsonValue
 
 from orchestrator.evidence import EvidenceError
 from orchestrator.evidence.junit import Suite, TestOutcome, parse_junit
-from orchestrator.gates.findings import Finding, conclude, counted, listed, malformed
+from orchestrator.gates.findings import Finding, conclude, counted, invalid, listed, malformed
 from orchestrator.models.playbook import TestsGate
 from orchestrator.models.verdict import GateResult, Reason, Verdict
 
@@ -54,6 +56,14 @@ def _findings(suite: Suite, min_passed: int) -> list[Finding]:
                 "Check the -k expression and the path given to pytest.",
             )
         ]
+    if twice := _passed_twice(suite):
+        return [
+            invalid(
+                f"In the file more than once, and passed: {listed(twice)}. One run of pytest writes "
+                "a test once: two runs were put into one file.",
+                "Write each run of the tests to a file of its own.",
+            )
+        ]
     passed, skipped = suite.count(TestOutcome.PASSED), suite.having(TestOutcome.SKIPPED)
     if not passed:
         why = f" ({_brief(skipped[0].message)})" if skipped[0].message else ""
@@ -76,6 +86,13 @@ def _findings(suite: Suite, min_passed: int) -> list[Finding]:
             )
         ]
     return []
+
+
+def _passed_twice(suite: Suite) -> list[str]:
+    """Tests that passed and are there again; pytest repeats those that fail and then break."""
+    often = Counter(map(str, suite.tests))
+    passed = {str(test) for test in suite.having(TestOutcome.PASSED)}
+    return [test for test, times in often.items() if times > 1 and test in passed]
 
 
 def _brief(message: str, limit: int = 160) -> str:

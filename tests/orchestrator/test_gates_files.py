@@ -78,6 +78,23 @@ def test_tests_do_not_pass(cases, verdict, reason, words):
     refused(TESTS, junit(*cases), verdict, reason, *words)
 
 
+def test_a_test_counts_once():
+    refused(
+        TESTS,
+        junit(case("a"), case("a")),
+        INVALID,
+        Reason.MALFORMED,
+        "In the file more than once, and passed: tests.kernels.test_parity::a.",
+    )
+    skipped = case("a", inner=skip("no GPU"))
+    refused(TESTS, junit(skipped, case("a"), case("b")), INVALID, Reason.MALFORMED, "::a")
+
+
+def test_a_test_that_fails_and_then_breaks_is_there_twice():
+    broken = case("a", inner=failure("no")), case("a", inner='<error message="teardown"/>')
+    refused(TESTS, junit(*broken, case("b")), FAIL, Reason.TESTS_FAILED, "2 of 3 tests failed")
+
+
 # --- parity ---------------------------------------------------------------------------------------
 
 
