@@ -59,8 +59,8 @@ def _findings(suite: Suite, min_passed: int) -> list[Finding]:
     if twice := _passed_twice(suite):
         return [
             invalid(
-                f"In the file more than once, and passed: {listed(twice)}. One run of pytest writes "
-                "a test once: two runs were put into one file.",
+                f"In the file more than once, and passed: {listed(twice)}. One run of pytest "
+                "writes a test once: two runs were put into one file.",
                 "Write each run of the tests to a file of its own.",
             )
         ]
