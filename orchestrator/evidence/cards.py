@@ -67,7 +67,7 @@ class Card:
 # Drivers of such cards, and measurements, at github.com:
 #   xla    openxla/xla, xla/backends/gpu/target_config/specs/{b200,h100_sxm,h100_pcie,a100_*}.txtpb
 #   mt4g   caps-tum/mt4g, sample_results/{NVIDIA H100 NVL,NVIDIA H100 80GB HBM3,...}/README.md
-#   rrze   RRZE-HPC/gpu-benches, gpu-l2-cache/{a100_80,h100_pcie,h200,l40}.txt
+#   rrze   RRZE-HPC/gpu-benches, gpu-l2-cache/{a100_80,h100_pcie,h200,l40}.txt: plateaus
 #   query  thamada/nvidia-smi, nvsim/{H100SXMx8,A100SXMx4}_deviceQuery.py
 #   titan  pytorch/torchtitan, torchtitan/tools/utils.py, get_peak_flops: dense, from datasheets
 #   stas   stas00/ml-engineering, compute/accelerator/README.md: dense TFLOPS, clocks, bandwidths
@@ -79,7 +79,8 @@ _AD102_L2 = L2Peak(5.3, f"{_RRZE}/l40.txt (L40, the same die)", True)
 # 5120 bytes a clock (a100, p. 35; V100's 2048, and the 2.3 times of NVIDIA's blog, agree)
 _A100_L2 = L2Peak(7.22, "NVIDIA A100 whitepaper, p. 35: 5,120 bytes a clock at 1,410 MHz", False)
 _H100_PCIE_L2 = L2Peak(7.0, f"{_RRZE}/h100_pcie.txt", True)
-# H100 SXM and NVL have as many SMs as the H200, which read it, and no higher a clock
+# H100 SXM and NVL have as many SMs as the H200, which read it, and no higher a clock;
+# tile-ai/tilelang, tilelang/carver/arch/h100.py has 8.7 for the SXM
 _HOPPER_L2 = L2Peak(9.9, f"{_RRZE}/h200.txt (H200)", True)
 
 CARDS: tuple[Card, ...] = (
@@ -103,7 +104,7 @@ CARDS: tuple[Card, ...] = (
         l2_bytes=6 * MIB,  # ga102; Jumperkables/cuda-benchmarking, 00_deviceQuery/README.md
         sms=82,  # ga102; Jumperkables/cuda-benchmarking
         half_flop=512,  # gb20x: 71.2 TFLOPS at 1695 MHz; ga102: 71
-        # nvidia-smi -q of such cards (1); seen at up to 2010
+        # nvidia-smi of several such cards, a stock one ran at 1965; seen at up to 2010
         max_mhz=2100,
         source="NVIDIA Ampere GA102 GPU Architecture whitepaper, appendix A",
     ),
@@ -141,7 +142,7 @@ CARDS: tuple[Card, ...] = (
     Card(
         "A100 80GB PCIe",
         r"a100 80gb pcie|a100[- ]pcie[- ]80gb",
-        dram_tb_per_s=1.935,  # sheet; stas: 1.94
+        dram_tb_per_s=1.935,  # sheet; stas: 1.94; techpowerup.com: 5120 bit at 1512 MHz
         l2_bytes=40 * MIB,  # a100; rrze
         sms=108,  # a100; xla
         half_flop=2048,  # a100: 312 TFLOPS at 1410 MHz; titan
@@ -177,9 +178,9 @@ CARDS: tuple[Card, ...] = (
         # sheet: 3.9; 6016 bit at 2619 MHz. mt4g's driver says 6144 bit, 4.02 TB/s: 2 % more
         dram_tb_per_s=3.938,
         l2_bytes=60 * MIB,  # mt4g: 62914560 (1)
-        sms=132,  # mt4g (1)
+        sms=132,  # mt4g; fastfetch-cli/fastfetch#1658
         half_flop=4096,  # as H100 SXM; titan: 835 TFLOPS, at 1545 MHz
-        max_mhz=1785,  # mt4g (1)
+        max_mhz=1785,  # mt4g; fastfetch#1658
         source="H100 datasheet, NVL; L2: caps-tum/mt4g",
         l2=_HOPPER_L2,
     ),
