@@ -46,14 +46,8 @@ def decide(
             cells = [row.cell(level, reference) for row in rows]
             found = contract.threshold(cells, margin)
             noise = undecided_by(rows, cells, found, level, reference)
-            if noise:
-                obstacles.append(
-                    Obstacle(
-                        reason=Reason.MACHINE_DISTURBED,
-                        message="Noise alone stands against every length, so neither ENABLE nor "
-                        f"KEEP_OFF is shown: {listed(noise)}.",
-                    )
-                )
+            if noise is not None:
+                obstacles.append(Obstacle(reason=Reason.MACHINE_DISTURBED, message=noise))
         except (EvidenceError, contract.ContractError) as error:
             obstacles.append(
                 Obstacle(reason=Reason.MALFORMED, message=f"The rows do not decide: {error}.")

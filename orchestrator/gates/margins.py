@@ -8,11 +8,16 @@ from operator import attrgetter
 from kernels.bench import contract
 from kernels.bench.contract import Cell, Threshold
 from orchestrator.evidence.bench import BASES, LEVELS, Basis, BenchRow, Level
+from orchestrator.gates.findings import listed
 from orchestrator.gates.timing import SETTLED, noise_bound
 from orchestrator.models.verdict import AtMargin, Comparison
 
 MARGINS = (1.1, 1.2, 1.3)
 """Margins that every decision is shown at, beside its own."""
+
+UNSETTLED = 0.05
+"""How far off a speedup may be whose timing did not settle, whatever its interval says: repetitions
+agree with each other before a clock or a cache has come to rest."""
 
 
 def sensitivity(cells: Iterable[Cell], margin: float) -> tuple[AtMargin, ...]:
@@ -117,25 +122,48 @@ def undecided_by(
     found: Threshold,
     level: Level,
     basis: Basis,
-) -> tuple[str, ...]:
-    """What alone keeps every length from being admissible, if that is noise and nothing else.
+) -> str | None:
+    """Why noise, and nothing else, leads to this threshold, or to none; None where it does not.
 
-    Such a cell's timing did not settle, and its interval holds the margin: it may be a win as well
-    as a loss. `cells` are those of `rows`.
+    It is noise where the timing did not settle and the margin lies within what is believed of the
+    speedup: such a cell may be a win as well as a loss. `cells` are those of `rows`.
     """
-    if found.min_L is not None:
-        return ()
-    margin, blocking = found.margin, set(found.obstacles)
-    failing = [
-        row
-        for row, cell in zip(rows, cells, strict=True)
-        if contract.shortfall(cell, margin) in blocking
-    ]
-    noisy = [
+    margin, shortest = found.margin, found.min_L
+    if shortest is None:
+        blocking = set(found.obstacles)
+        failing = [
+            row
+            for row, cell in zip(rows, cells, strict=True)
+            if contract.shortfall(cell, margin) in blocking
+        ]
+        noisy = _unsure(failing, level, basis, margin)
+        if not noisy or len(noisy) < len(blocking):
+            return None
+        return (
+            "Noise alone stands against every length, so neither ENABLE nor KEEP_OFF is shown: "
+            f"{listed(noisy)}."
+        )
+    admitted = [row for row in rows if shortest <= row.L]
+    noisy = _unsure(admitted, level, basis, margin)
+    if not noisy:
+        return None
+    return f"Cells win by less than it is worth that their timing did not settle: {listed(noisy)}."
+
+
+def _unsure(rows: Iterable[BenchRow], level: Level, basis: Basis, margin: float) -> tuple[str, ...]:
+    """Cells that did not settle, and may lie on either side of the margin."""
+    unsettled = (row for row in rows if row.settled != SETTLED)
+    return tuple(
         f"{row.family}, L={row.L}: [{bounds[0]:.3g}, {bounds[1]:.3g}], {(row.settled or '')[:120]}"
-        for row in failing
-        if row.settled != SETTLED
-        and (bounds := row.interval(level, basis)) is not None
-        and bounds[0] < margin <= bounds[1]
-    ]
-    return tuple(noisy) if len(noisy) == len(blocking) else ()
+        for row in unsettled
+        if (bounds := _believed(row, level, basis)) is not None and bounds[0] < margin <= bounds[1]
+    )
+
+
+def _believed(row: BenchRow, level: Level, basis: Basis) -> tuple[float, float] | None:
+    """The interval of a speedup that did not settle, and no narrower than that allows."""
+    bounds = row.interval(level, basis)
+    if bounds is None:
+        return None
+    middle = sum(bounds) / 2
+    return min(bounds[0], middle * (1 - UNSETTLED)), max(bounds[1], middle * (1 + UNSETTLED))

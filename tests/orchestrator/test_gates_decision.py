@@ -104,6 +104,26 @@ def test_noise_at_shorter_lengths_only_raises_the_threshold():
     assert (decision.outcome, decision.min_L) == (Outcome.ENABLE, 128)
 
 
+NARROW = {"speedup_lo": 1.21, "speedup_hi": 1.23, "tri_ms": 0.1, "ref_ms": 0.122, "speedup": 1.22}
+
+
+@pytest.mark.parametrize("settled", ["no", "still warming up after 25 iterations"])
+def test_a_narrow_interval_of_times_that_did_not_settle_is_not_believed(settled):
+    rows = [row("dense", n, **NARROW, settled=settled if n == 256 else "yes") for n in LENGTHS]
+    decision = decided(bench_rows("dense", *rows), GOOD[1])
+    assert decision.outcome is Outcome.UNDECIDED
+    (obstacle,) = decision.obstacles
+    assert obstacle.reason is Reason.MACHINE_DISTURBED
+    assert f"L=256: [1.16, 1.28], {settled}." in obstacle.message
+    sure = bench_rows("dense", *(row("dense", n, **NARROW) for n in LENGTHS))
+    assert decided(sure, GOOD[1]).outcome is Outcome.ENABLE
+
+
+def test_a_clear_win_need_not_settle():
+    rows = [row("dense", n, settled="no") for n in LENGTHS]
+    assert decided(bench_rows("dense", *rows), GOOD[1]).outcome is Outcome.ENABLE
+
+
 def test_a_missing_cell_cannot_be_waived():
     waiver = Waiver(gate="bench sel_varlen.csv", reason="no matter")
     lacking = GateResult(
