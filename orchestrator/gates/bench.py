@@ -13,7 +13,7 @@ from typing import cast
 
 from pydantic import JsonValue
 
-from kernels.bench.contract import CPU_INTERPRETER
+from kernels.bench.contract import CONTRACT_VERSION, CPU_INTERPRETER
 from orchestrator.evidence import EvidenceError
 from orchestrator.evidence.bench import BASES, LEVELS, SIDES, BenchRow, BenchTable, parse_bench
 from orchestrator.gates.findings import (
@@ -67,6 +67,7 @@ def table_gate(gate: BenchGate, table: BenchTable, gpus: Sequence[str] | None = 
         *_cells(table.rows, gate, families, lacking),
         *_declared(table.rows, gate),
         *_columns(table, ran, timed),
+        *_versions(table.rows),
         *_statuses(table.rows),
         *reference_findings(ran, gate.max_mae),
         *kernel_findings(ran),
@@ -239,6 +240,20 @@ def _columns(
                 _unverified(f"{row.where} (L={row.L}) does not say {listed(empty, 8)}.", AGAIN)
             )
     return findings
+
+
+def _versions(rows: Sequence[BenchRow]) -> list[Finding]:
+    """An older benchmark meant other things by its columns, and checked less."""
+    older = [row for row in rows if row.contract not in (None, CONTRACT_VERSION)]
+    if not older:
+        return []
+    return [
+        _unverified(
+            f"{older[0].where}: {counted(len(older), 'row')} of contract version "
+            f"{older[0].contract}; only version {CONTRACT_VERSION} shows all that is judged.",
+            "Measure again with the benchmark of this version.",
+        )
+    ]
 
 
 def _statuses(rows: Sequence[BenchRow]) -> list[Finding]:

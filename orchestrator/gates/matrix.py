@@ -36,7 +36,7 @@ GATE = "completeness matrix"
 _SHAPE = ("N", "H", "D", "Dv", "dtype", "level", "form")
 """What dense and varlen rows must share; streams they need not, nor do they in the document."""
 _shape = attrgetter(*_SHAPE)
-_RUN = ("device", "torch", "triton", "l2_mib", "sm_max_mhz")
+_RUN = ("contract", "device", "torch", "triton", "l2_mib", "sm_max_mhz")
 """What one run on one card has one of."""
 _MEASURE = "Measure them: a threshold holds for every length above it."
 

@@ -264,6 +264,15 @@ def test_the_interpreter_is_on_every_pod():
     assert table_gate(BENCH, table, ()).verdict is Verdict.PASS
 
 
+def test_an_older_contract_shows_too_little():
+    both = csv_of("dense", *(row("dense", n, contract=1) for n in (64, 128)))
+    refused(BENCH, both, NOT_VERIFIED, Reason.NO_EVIDENCE, "line 2: 2 rows of contract version 1")
+
+
+def test_rows_of_two_contracts_are_not_of_one_run():
+    refused(BENCH, bench(contract=1), INVALID, Reason.MALFORMED, "contract is 1, 2")
+
+
 def test_cells_that_did_not_settle_are_named():
     result = judged(BENCH, bench(settled="no: interval wider than 5 %"))
     assert result.verdict is Verdict.PASS
