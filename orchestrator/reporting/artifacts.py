@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -151,9 +152,10 @@ class _Gatherer:
                         yield step_id, file
 
     def _read(self, step: str, file: str) -> bytes | None:
-        """An artifact of the step's newest result; None when there is none."""
+        """An artifact of the step's newest result, as it was pulled; None when there is none."""
         result = self._evidence.result(step)
-        if result is None or file not in {artifact.path for artifact in result.artifacts}:
+        pulled = {a.path: a.sha256 for a in result.artifacts} if result is not None else {}
+        if result is None or file not in pulled:
             return None
         folder = self._homes[step].attempt(result.phase, step, result.attempt).artifacts
         path = folder / file
@@ -164,10 +166,17 @@ class _Gatherer:
             if path.stat().st_size > MAX_BYTES:
                 self._problems.append(f"{file} of step {step} is too large to read.")
                 return None
-            return path.read_bytes()
+            data = path.read_bytes()
         except OSError as error:
             self._problems.append(f"{file} of step {step} is unreadable: {error.strerror}.")
             return None
+        if hashlib.sha256(data).hexdigest() != pulled[file]:
+            self._problems.append(
+                f"{file} of step {step} was changed after it was pulled: its SHA-256 differs, so "
+                "nothing of it is shown."
+            )
+            return None
+        return data
 
     def _origin(self, step: str) -> Origin:
         home = self._homes[step]

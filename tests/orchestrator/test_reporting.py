@@ -11,6 +11,7 @@ from evidence_samples import (
     PARITY,
     RTX_4090,
     case,
+    csv_of,
     failure,
     interpreted,
     junit,
@@ -509,14 +510,41 @@ def test_the_exit_code_is_the_runs(tmp_path, events, code):
     assert f"exit code {code}," in text
 
 
+def repulled(run: Run, phase: int, step: str, name: str, data: bytes) -> None:
+    """Another content of an artifact, as if the pod had had that."""
+    attempt = run.paths.attempt(phase, step, 1)
+    (attempt.artifacts / name).write_bytes(data)
+    result = runs.read(attempt.result, StepResult)
+    sha256 = hashlib.sha256(data).hexdigest()
+    artifacts = [
+        a.model_copy(update={"sha256": sha256}) if a.path == name else a for a in result.artifacts
+    ]
+    runs.write(attempt.result, result.model_copy(update={"artifacts": artifacts}))
+
+
+def test_a_csv_that_was_edited_is_not_shown(tmp_path):
+    run = complete(tmp_path, row, RTX_4090)
+    judgement = run.judgement()
+    honest = section(rendered(run, judgement=judgement), "Benchmarks")
+    assert "### Dense" in honest
+    csv = run.paths.attempt(2, "bench-dense", 1).artifacts / "sel_dense.csv"
+    csv.write_bytes(csv.read_bytes().replace(b",0.1,", b",0.01,"))
+    text = rendered(run, judgement=judgement)
+    assert "### Dense" not in section(text, "Benchmarks")
+    assert "### Varlen" in section(text, "Benchmarks")
+    assert "sel_dense.csv of step bench-dense was changed after it was pulled" in section(
+        text, "Failures and runtime issues"
+    )
+
+
 def test_damaged_evidence_is_said(tmp_path):
     run = complete(tmp_path)
     judgement = run.judgement()
-    (run.paths.attempt(1, "parity-dense", 1).artifacts / "parity.xml").write_bytes(b"<!DOCTYPE x>")
+    repulled(run, 1, "parity-dense", "parity.xml", b"<!DOCTYPE x>")
     csv = run.paths.attempt(2, "bench-dense", 1).artifacts / "sel_dense.csv"
     csv.unlink()
     csv.symlink_to("/etc/hostname")
-    (run.paths.attempt(2, "bench-varlen", 1).artifacts / "sel_varlen.csv").write_bytes(b"\xff")
+    repulled(run, 2, "bench-varlen", "sel_varlen.csv", b"\xff")
     run.paths.attempt(2, "threshold", 1).result.write_text("{}")
     run.paths.facts.write_text("[]")
     text = rendered(run, judgement=judgement)
@@ -724,9 +752,8 @@ def test_before_and_after(tmp_path):
 
 def test_a_cell_that_broke_before_or_after(tmp_path):
     run, judgement = repaired(tmp_path)
-    broken = run.paths.attempt(4, "db.bench-dense", 1).artifacts / "sel_dense.csv"
-    broken.unlink()
-    write_csv(broken, "dense", [row("dense", 64, status="error: MLIR | assertion")])
+    broken = csv_of("dense", row("dense", 64, status="error: MLIR | assertion"))
+    repulled(run, 4, "db.bench-dense", "sel_dense.csv", broken)
     text = rendered(run, judgement=judgement)
     assert r"| error: MLIR \| assertion |" in re.sub(" +", " ", section(text, "Before and after"))
     assert f"| {DASH} | {DASH} |" in re.sub(" +", " ", section(text, "Before and after"))
