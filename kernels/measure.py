@@ -95,13 +95,12 @@ def dense_rows(N: int, H: int, D: int, Dv: int, L: int, *, like: Tensor) -> Rows
 
 
 def varlen_rows(N: int, H: int, D: int, Dv: int, L: int, *, ragged: bool, like: Tensor) -> Rows:
-    """Rows end to end: of `L` keys each, or of 1 to `L`, the first of `L`."""
-    lengths = torch.randint(1, L + 1, (N,)) if ragged else torch.full((N,), L)
-    lengths[0] = L
+    """Rows end to end: of `L` keys each, or of 1 to `2 L - 1`."""
+    lengths = torch.randint(1, 2 * L, (N,)) if ragged else torch.full((N,), L)
     cu = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(like.device, torch.int32)
     keys = int(lengths.sum())
     Q, K, V = _randn(like, N, H, D), _randn(like, keys, D), _randn(like, keys, Dv)
-    return Rows("varlen", L, Q, K, V, cu)
+    return Rows("varlen", int(lengths.max()), Q, K, V, cu)
 
 
 def ranges_rows(
@@ -137,15 +136,23 @@ class ColdClock:
         self.repeats, self.rounds = repeats, rounds
         self._passes = self._graph(lambda: None)
 
-    def microseconds(self, call: Callable[[], object]) -> tuple[float, float]:
-        """Median and half the spread of the middle half, of one call."""
+    def microseconds(
+        self, call: Callable[[], object], *, hopeless: float = math.inf
+    ) -> tuple[float, float]:
+        """Median and half the spread of the middle half, of one call.
+
+        What takes longer than `hopeless` the first two times is not measured any further.
+        """
         call()  # compiled, and its memory found, before the capture
         graph = self._graph(call)
         times = []
         for round_ in range(self.rounds + 2):
             found = self._replay(graph) - self._replay(self._passes)
+            us = 1e3 * found / self.repeats
+            if round_ == 1 and us > hopeless:
+                return us, 0.0
             if round_ >= 2:  # the first ones warm up
-                times.append(1e3 * found / self.repeats)
+                times.append(us)
         low, _, high = statistics.quantiles(times, n=4)
         return statistics.median(times), (high - low) / 2
 

@@ -16,11 +16,15 @@ Exit codes: 0 written; 1 some cell had no candidate that is right; 2 usage, no C
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import itertools
 import math
+import multiprocessing
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -47,8 +51,8 @@ N = 1024
 CHECKED_ROWS = 8
 NOISE = 0.01
 """How much faster than the table's own parameters others must be to replace them."""
-LENGTHS = {64: 64, 128: 128, 256: 256, 512: 512, 1024: None}
-"""Keys of the rows measured, and the bound of the entry that they make."""
+LENGTHS = {64: 96, 128: 192, 256: 384, 512: 768, 1024: None}
+"""Keys of the rows measured (their mean, in varlen form), and the bound of the entry they make."""
 HEADS = {8: 16, 64: 64}
 """Likewise of heads: up to 16 share a tile of 16."""
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
@@ -64,17 +68,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse("TRITON_INTERPRET is set, and the interpreter's times say nothing")
     torch.manual_seed(0)
     device = torch.device("cuda")
+    families = list(itertools.product(args.forms, args.dtypes, args.dims, args.heads))
+    _compile_all(families, args.jobs)
     clock = ColdClock(device)
     made, failed = [], 0
-    cells = itertools.product(args.forms, args.dtypes, args.dims, HEADS, LENGTHS)
+    cells = [(*family, L) for family in families for L in LENGTHS]
     for form, dtype, (D, Dv), H, L in cells:
         like = torch.empty(0, dtype=DTYPES[dtype], device=device)
         entry = _measure(clock, form, like, D, Dv, H, L)
         failed += entry is None
         if entry:
             made.append(entry)
+            # at once: what was measured stays when the rest is not
+            write_table(merge(read_table(args.table), (entry,)), args.table)
             print(f"{form} {dtype} D={D} Dv={Dv} H={H} L={L}: {entry.params}", flush=True)
-    write_table(merge(read_table(args.table), tuple(made)), args.table)
     print(f"{len(made)} entries written to {args.table}; {failed} cells without any")
     return 1 if failed else 0
 
@@ -84,7 +91,7 @@ def candidates(request: Request, shared_bytes: int) -> list[LaunchParams]:
     most = 64 if request.bits == 16 else 16
     heads = sorted({min(tile(request.H), most), 16})
     found = []
-    for params in itertools.product(heads, (16, 32, 64, 128), (1, 2, 4, 8), (2, 3, 4)):
+    for params in itertools.product(heads, (16, 32, 64, 128), (1, 2, 4, 8), (2, 3, 4, 6)):
         one = LaunchParams(*params)
         tiles = one.num_stages * one.block_l * (request.D + request.Dv) * request.bits // 8
         # a warp takes tiles of 16 heads and of 8 keys; fewer of these than warps leaves some idle
@@ -113,20 +120,52 @@ def merge(table: Sequence[Entry], made: Sequence[Entry]) -> tuple[Entry, ...]:
     return (*(measured[k] for k in sorted(measured)), *derived)  # type: ignore[type-var]
 
 
+Family = tuple[str, str, tuple[int, int], int]
+"""Form, dtype, head dimensions and number of heads."""
+
+
+def _compile_all(families: Sequence[Family], jobs: int) -> None:
+    """Fill Triton's cache on disk from several processes: one alone would mostly compile."""
+    tasks = []
+    for form, dtype, (D, Dv), H in families:
+        like = torch.empty(0, dtype=DTYPES[dtype], device="cuda")
+        tasks += [
+            ((form, dtype, (D, Dv), H), params)
+            for params in candidates(_request(form, like, D, Dv, H, min(LENGTHS)), _shared(like))
+        ]
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(_compile, *zip(*tasks, strict=True), chunksize=4))
+
+
+def _compile(family: Family, params: LaunchParams) -> None:
+    form, dtype, (D, Dv), H = family
+    like = torch.empty(0, dtype=DTYPES[dtype], device="cuda")
+    with contextlib.suppress(KernelBuildError):
+        _rows(form, CHECKED_ROWS, H, D, Dv, min(LENGTHS), like).triton(Flags(splits=1), params)
+
+
+def _request(form: str, like: torch.Tensor, D: int, Dv: int, H: int, L: int) -> Request:
+    capability = torch.cuda.get_device_capability(like.device)
+    return Request(form, 8 * like.element_size(), tile(D), tile(Dv), HEADS[H], L, capability)
+
+
+def _shared(like: torch.Tensor) -> int:
+    """Bytes of shared memory that a program can have."""
+    properties = torch.cuda.get_device_properties(like.device)
+    return int(getattr(properties, "shared_memory_per_block_optin", 99 * 1024))
+
+
 def _measure(
     clock: ColdClock, form: str, like: torch.Tensor, D: int, Dv: int, H: int, L: int
 ) -> Entry | None:
-    capability = torch.cuda.get_device_capability(like.device)
-    request = Request(form, 8 * like.element_size(), tile(D), tile(Dv), HEADS[H], L, capability)
+    request = _request(form, like, D, Dv, H, L)
     now = launch_params(request)
     few, many = (_rows(form, rows, H, D, Dv, L, like) for rows in (CHECKED_ROWS, N))
     oracle = few.oracle()
     limit = max_err_limit(0.0, oracle, like.dtype)
-    properties = torch.cuda.get_device_properties(like.device)
-    shared = int(getattr(properties, "shared_memory_per_block_optin", 99 * 1024))
     flags = Flags(splits=1)
     times = {}
-    for params in dict.fromkeys([now, *candidates(request, shared)]):
+    for params in dict.fromkeys([now, *candidates(request, _shared(like))]):
         try:
             error = worst(few.triton(flags, params), oracle)
             if error > limit:
@@ -144,7 +183,7 @@ def _measure(
         f"{triton.__version__}, {datetime.date.today()}, N={N} H={H} D={D} Dv={Dv} L={L}: "
         f"{times[chosen]:.2f} us; {before}"
     )
-    arch = f"{capability[0]}.{capability[1]}"
+    arch = "{}.{}".format(*request.capability)
     return Entry(
         arch, form, request.bits, request.D, request.Dv, request.H, LENGTHS[L], chosen, source
     )
@@ -154,7 +193,7 @@ def _rows(form: str, rows: int, H: int, D: int, Dv: int, L: int, like: torch.Ten
     if form == "dense":
         return dense_rows(rows, H, D, Dv, L, like=like)
     if form == "varlen":
-        return varlen_rows(rows, H, D, Dv, L, ragged=False, like=like)
+        return varlen_rows(rows, H, D, Dv, L, ragged=True, like=like)
     return ranges_rows(rows, H, D, Dv, L, like=like)
 
 
@@ -166,6 +205,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--forms", nargs="+", choices=KERNELS, default=list(KERNELS))
     add("--dtypes", nargs="+", choices=tuple(DTYPES), default=list(DTYPES))
     add("--dims", nargs="+", type=_dims, default=list(DIMS), metavar="DxDv")
+    add("--heads", nargs="+", type=int, choices=tuple(HEADS), default=list(HEADS))
+    add("--jobs", type=int, default=os.cpu_count(), help="processes that compile")
     add("--table", type=Path, default=TABLE, help="read and written; the one that ships")
     return parser.parse_args(argv)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from kernels.bench.clock import clock_for, l2_bytes
+from kernels.bench.clock import clock_for, l2_bytes, ready
 from kernels.bench.intervals import median
 from kernels.bench.machine import Machine
 from kernels.bench.timing import now_ms
@@ -66,10 +66,8 @@ def _time(
 ) -> tuple[float, dict[str, float | str]]:
     clock = clock_for(machine.device, 1, flush=flush)
     sampler = machine.sampler()
-    for _ in range(3):
-        clock.run([work])
-    clock.clear()
+    warmed = ready(clock, work)
     sampler.start()
     for _ in range(ROUNDS):
-        clock.run([work])
+        clock.run(warmed)
     return median(clock.milliseconds()), sampler.result()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +14,14 @@ from torch import Tensor
 Calls = Sequence[Callable[[], Tensor]]
 
 MIN_FLUSH_BYTES = 64 * 2**20
+MIN_SPIN, MAX_SPIN = 2**18, 2**23
+"""Cycles, some 0.15 to 5 ms: a call that waits for the device is late however long that spins."""
+WARM_UPS = 3
+PROBE_PASSES = 5
+"""Of a probe of the device, in one graph."""
+
+Parts = tuple[Tensor, ...]
+"""What one call of each stream returned; together they are the rows of one pass."""
 
 
 class Clock(Protocol):
@@ -21,23 +30,31 @@ class Clock(Protocol):
     timer: str
     """`events` or `wall`."""
     flush_bytes: int
-    """Overwritten before each iteration; 0 for none."""
+    """Overwritten before each pass; 0 for none."""
+    captures: bool
+    """Whether there are graphs."""
+    late: int
+    """Iterations since `clear` in which the device waited for Python."""
 
-    def run(self, calls: Any) -> tuple[Tensor, ...]:
+    def run(self, calls: Any) -> tuple[Parts, ...]:
         """Run one iteration, each call on a stream of its own, or what `capture` made of them.
 
         Returns:
-            Copies of what was returned, taken behind the timed region in the order of the main
-            stream. What was returned is NaN afterwards.
+            Of each pass, copies of what was returned, taken behind the timed region in the order
+            of the main stream. What was returned is NaN afterwards.
         """
         ...
 
-    def capture(self, calls: Calls) -> Any:
-        """The calls as a CUDA graph, for `run`."""
+    def capture(self, calls: Calls, passes: int) -> Any:
+        """That many passes of the calls as one CUDA graph, for `run`.
+
+        Raises:
+            RuntimeError: they cannot be captured.
+        """
         ...
 
     def milliseconds(self) -> list[float]:
-        """Times of all iterations since `clear`, in order."""
+        """Times of all iterations since `clear`, in order, each per pass."""
         ...
 
     def clear(self) -> None:
@@ -52,6 +69,18 @@ def clock_for(device: torch.device, streams: int, *, flush: bool = True) -> Cloc
     return _WallClock()
 
 
+def ready(clock: Clock, work: Callable[[], Tensor]) -> Any:
+    """`work`, warmed up and where possible captured, for `clock.run`."""
+    calls: Any = [work]
+    for _ in range(WARM_UPS):
+        clock.run(calls)
+    if clock.captures:
+        calls = clock.capture(calls, PROBE_PASSES)
+        clock.run(calls)  # the first replay uploads the graph
+    clock.clear()
+    return calls
+
+
 def l2_bytes(device: torch.device) -> int:
     """Size of the device's L2 cache; 0 where it is not known."""
     if device.type != "cuda":
@@ -61,7 +90,7 @@ def l2_bytes(device: torch.device) -> int:
     return int(getattr(properties, "L2_cache_size", getattr(properties, "l2_cache_size", 0)))
 
 
-def _taken(outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def _taken(outputs: Sequence[Tensor]) -> Parts:
     """Copies of the outputs, which are then spoiled: nothing may be found there a second time."""
     copies = tuple(out.clone() for out in outputs)
     for out in outputs:
@@ -72,17 +101,19 @@ def _taken(outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
 class _WallClock:
     timer = "wall"
     flush_bytes = 0
+    captures = False
+    late = 0
 
     def __init__(self) -> None:
         self._times: list[float] = []
 
-    def run(self, calls: Any) -> tuple[Tensor, ...]:
+    def run(self, calls: Any) -> tuple[Parts, ...]:
         began = time.perf_counter()
         made = [call() for call in calls]
         self._times.append((time.perf_counter() - began) * 1e3)
-        return _taken(made)
+        return (_taken(made),)
 
-    def capture(self, calls: Calls) -> Any:
+    def capture(self, calls: Calls, passes: int) -> Any:
         raise NotImplementedError("no graphs on a CPU")
 
     def milliseconds(self) -> list[float]:
@@ -93,43 +124,76 @@ class _WallClock:
 
 
 class _Graph:
-    """Captured calls, and the outputs that each replay writes."""
+    """Passes in one CUDA graph, the L2 flushed before each, and the outputs of a replay."""
 
-    def __init__(self, graph: torch.cuda.CUDAGraph, outputs: Sequence[Tensor]) -> None:
+    def __init__(self, graph: torch.cuda.CUDAGraph, outputs: Sequence[Sequence[Tensor]]) -> None:
         self.replay = graph.replay
         self.outputs = outputs
+        self.passes = len(outputs)
 
 
 class _CudaClock:
+    """Device time of a pass, whatever Python takes to start it.
+
+    A graph is timed as a whole, right after one of its flushes alone, whose time is taken off:
+    what is left of a pass includes one gap between kernels, no launch. Calls that are not captured
+    are queued behind a kernel that spins until all of them are, so that the device never waits
+    for Python in the timed region; `late` counts where it did.
+    """
+
     timer = "events"
+    captures = True
 
     def __init__(self, device: torch.device, streams: int, *, flush: bool) -> None:
         # a single stream is the current one: nothing to fork or join
         self._streams = [torch.cuda.Stream(device) for _ in range(streams)] if streams > 1 else []
         self._device = device
-        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._samples: list[_Sample] = []
         # twice the cache, to evict all of it
         self.flush_bytes = max(2 * l2_bytes(device), MIN_FLUSH_BYTES) if flush else 0
         self._flush = torch.empty(self.flush_bytes, dtype=torch.int8, device=device)
+        self._flushes: dict[int, torch.cuda.CUDAGraph] = {}
+        self._pool = torch.cuda.graph_pool_handle()  # graphs are replayed one after the other
+        self._spin = MIN_SPIN
+        self.late = 0
 
-    def run(self, calls: Any) -> tuple[Tensor, ...]:
-        start = torch.cuda.Event(enable_timing=True)
-        end = torch.cuda.Event(enable_timing=True)
-        main = torch.cuda.current_stream(self._device)
-        if isinstance(calls, _Graph):
-            for out in calls.outputs:
-                out.fill_(math.nan)
+    def run(self, calls: Any) -> tuple[Parts, ...]:
+        return self._replayed(calls) if isinstance(calls, _Graph) else self._called(calls)
+
+    def _called(self, calls: Calls) -> tuple[Parts, ...]:
+        torch.cuda._sleep(self._spin)
         if self.flush_bytes:
             self._flush.zero_()
-        start.record(main)
-        if isinstance(calls, _Graph):
-            calls.replay()
-            made = calls.outputs
-        else:
-            made = self._forked(calls)
-        end.record(main)
-        self._events.append((start, end))
-        return _taken(made)
+        start = self._mark()
+        made = self._forked(calls)
+        self._keep(_Sample((start, self._mark())))
+        return (_taken(made),)
+
+    def _replayed(self, graph: _Graph) -> tuple[Parts, ...]:
+        for outputs in graph.outputs:
+            for out in outputs:
+                out.fill_(math.nan)
+        torch.cuda._sleep(self._spin)
+        flushes = None
+        if self.flush_bytes:
+            began = self._mark()
+            self._flushes[graph.passes].replay()
+            flushes = (began, self._mark())
+        start = self._mark()
+        graph.replay()
+        self._keep(_Sample((start, self._mark()), flushes, graph.passes))
+        return tuple(_taken(outputs) for outputs in graph.outputs)
+
+    def _keep(self, sample: _Sample) -> None:
+        self._samples.append(sample)
+        if (sample.flushes or sample.whole)[0].query():  # the spin was over before all was queued
+            self.late += 1
+            self._spin = min(2 * self._spin, MAX_SPIN)
+
+    def _mark(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
 
     def _forked(self, calls: Calls) -> list[Tensor]:
         if len(calls) == 1:
@@ -145,17 +209,52 @@ class _CudaClock:
             out.record_stream(main)  # it is read there, and must not be reused before
         return made
 
-    def capture(self, calls: Calls) -> Any:
+    def capture(self, calls: Calls, passes: int) -> Any:
+        graph, outputs = self._captured(lambda: self._forked(calls), passes)
+        if self.flush_bytes and passes not in self._flushes:
+            self._flushes[passes], _ = self._captured(list, passes)
+        return _Graph(graph, outputs)
+
+    def _captured(
+        self, work: Callable[[], list[Tensor]], passes: int
+    ) -> tuple[torch.cuda.CUDAGraph, list[list[Tensor]]]:
         torch.cuda.synchronize(self._device)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            made = self._forked(calls)
-        return _Graph(graph, made)
+        outputs = []
+        with torch.cuda.graph(graph, pool=self._pool):
+            for _ in range(passes):
+                if self.flush_bytes:
+                    self._flush.zero_()
+                outputs.append(work())
+        return graph, outputs
 
     def milliseconds(self) -> list[float]:
         torch.cuda.synchronize(self._device)
-        return [start.elapsed_time(end) for start, end in self._events]
+        return [sample.milliseconds() for sample in self._samples]
 
     def clear(self) -> None:
         torch.cuda.synchronize(self._device)
-        self._events.clear()
+        self._samples.clear()
+        self.late = 0
+
+
+Span = tuple[torch.cuda.Event, torch.cuda.Event]
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """One iteration."""
+
+    whole: Span
+    flushes: Span | None = None
+    """To be taken off."""
+    passes: int = 1
+
+    def milliseconds(self) -> float:
+        """Of a pass; the device must have passed all events."""
+        start, end = self.whole
+        ms = start.elapsed_time(end)
+        if self.flushes is not None:
+            start, end = self.flushes
+            ms -= start.elapsed_time(end)
+        return ms / self.passes

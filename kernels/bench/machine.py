@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 import triton
 
-from kernels.bench.clock import clock_for, l2_bytes
+from kernels.bench.clock import clock_for, l2_bytes, ready
 from kernels.bench.clocks import Sampler
 from kernels.bench.contract import CPU_INTERPRETER
 from kernels.bench.intervals import median
@@ -67,12 +67,9 @@ def this_machine() -> Machine:
 
 def _launch_ms(device: torch.device) -> float:
     clock = clock_for(device, 1)
-    one = torch.zeros(1, device=device)
-    for _ in range(5):
-        clock.run([one.zero_])
-    clock.clear()
+    launch = ready(clock, torch.zeros(1, device=device).zero_)
     for _ in range(20):
-        clock.run([one.zero_])
+        clock.run(launch)
     return median(clock.milliseconds())
 
 

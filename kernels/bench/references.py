@@ -173,16 +173,14 @@ _GATHERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def _gathered(gather: str, attend: Attend, selection: Selection) -> Tensor:
     """Each row's selected keys side by side, then packed SDPA.
 
-    The lengths of the rows are on the device, so that the mask stays even where all are equal.
+    Where all rows are equally long there is no mask: the shipped reference cannot know that, but
+    the strongest is somebody's who does.
     """
     slots = fill_slots(selection.ranges, selection.K.shape[1], selection.L)
     pick = _GATHERS[gather]
-    return attend(
-        selection.Q,
-        pick(selection.K, slots.keys),
-        pick(selection.V, slots.keys),
-        _leading(slots.lengths, slots.keys.shape[1]),
-    )
+    mask = None if selection.equal else _leading(slots.lengths, slots.keys.shape[1])
+    K, V = pick(selection.K, slots.keys), pick(selection.V, slots.keys)
+    return attend(selection.Q, K, V, mask)
 
 
 def _masked(attend: Attend, selection: Selection) -> Tensor:

@@ -12,13 +12,15 @@ What makes the numbers mean something:
 - Warm-up goes on until it is stable, timing until the intervals are narrow; what does not settle
   is said in `Timed.settled`.
 
-On a CUDA device times are events, read back in batches so that launches stay ahead of the device.
-Where one of them takes little longer than a launch, all are replayed from CUDA graphs instead. On
-a CPU times are `perf_counter`, and streams run one after the other.
+On a CUDA device all are replayed from CUDA graphs, short ones several times in each, and timed with
+events: what Python and the driver take to launch is no property of a kernel. What cannot be
+captured is timed call by call, queued ahead of the device, as are then all others. On a CPU times
+are `perf_counter`, and streams run one after the other.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +28,7 @@ from typing import Any
 
 from torch import Tensor
 
-from kernels.bench.clock import Clock
+from kernels.bench.clock import Clock, Parts
 from kernels.bench.contract import MIN_ITERS
 from kernels.bench.intervals import median, ratio_interval
 
@@ -42,7 +44,13 @@ NARROW = 0.02
 MAX_FACTOR = 4
 """Timing stops after this many times the iterations asked for, settled or not."""
 NEAR_FLOOR = 10
-"""Graphs are used where a median is below this many launches."""
+"""Launches below which a median that is not of a graph is not to be trusted."""
+REPLAY_MS = 0.2
+"""What a graph should take, flushes aside, by passes repeated in it ..."""
+MAX_PASSES = 10
+"""... but at most this many."""
+MOSTLY = 0.95
+"""Share of the timed iterations that must not have waited for Python."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +59,12 @@ class Timed:
 
     samples: Mapping[str, tuple[float, ...]]
     """Milliseconds; the i-th of each name ran in the same round."""
-    outputs: Mapping[str, Mapping[int, tuple[Tensor, ...]]]
-    """Of each copy of the inputs, what its last timed iteration returned, by stream."""
+    outputs: Mapping[str, Mapping[int, tuple[Parts, ...]]]
+    """Of each copy of the inputs, what each pass of its last timed iteration returned."""
     streams: Mapping[str, int]
     """Streams that an iteration of each was spread over."""
     started: Mapping[str, int]
-    """Iterations of each that Python started: warm-up, captured or timed, but not replayed."""
+    """Passes of each that Python started: warm-up, captured or timed, but not replayed."""
     timer: str
     """`events`, `graph` or `wall`."""
     settled: str
@@ -86,7 +94,7 @@ def time_all(
         clock: of the device that the calls run on.
         iters: timed iterations of each, at least.
         warmup: untimed iterations of each, at least.
-        launch_ms: launch floor, which decides on graphs.
+        launch_ms: launch floor, near which nothing but a graph can be timed.
         on_warm: called once between warm-up and timing.
 
     Raises:
@@ -98,9 +106,11 @@ def time_all(
     if iters < 1:
         raise ValueError(f"iters must be at least 1, got {iters}")
     rounds = _Rounds(contenders, clock)
+    uncaptured = rounds.capture() if warmup else None
     doubts = _warm_up(rounds, warmup)
-    if warmup and min(median(times) for times in rounds.times().values()) < NEAR_FLOOR * launch_ms:
-        doubts += rounds.capture()
+    fastest = min((median(times) for times in rounds.times().values() if times), default=math.inf)
+    if uncaptured and fastest < NEAR_FLOOR * launch_ms:
+        doubts.append(f"near the launch floor, and {uncaptured}")
     rounds.clear()
     on_warm()
     began = rounds.done
@@ -112,6 +122,9 @@ def time_all(
         if not wide or timed < MIN_ITERS or timed >= MAX_FACTOR * iters:
             break
     doubts += wide
+    waited = clock.late / (timed * len(contenders))
+    if waited > 1 - MOSTLY:
+        doubts.append(f"the device waited for Python in {waited:.0%} of the iterations")
     return Timed(
         {name: tuple(times) for name, times in samples.items()},
         rounds.outputs,
@@ -156,13 +169,16 @@ class _Rounds:
     """Rounds in which every contender runs once, on the same copy of the inputs."""
 
     def __init__(self, contenders: Mapping[str, Copies], clock: Clock) -> None:
-        self._contenders: dict[str, Sequence[Any]] = dict(contenders)
+        self._contenders: dict[str, Sequence[Any]] = {
+            name: [[*calls[:-1], self._counted(name, calls[-1])] for calls in copies]
+            for name, copies in contenders.items()
+        }
         self._clock = clock
         self._order: list[str] = []
         self.done = 0
         self.captured = False
         self.started = dict.fromkeys(contenders, 0)
-        self.outputs: dict[str, dict[int, tuple[Tensor, ...]]] = {n: {} for n in contenders}
+        self.outputs: dict[str, dict[int, tuple[Parts, ...]]] = {n: {} for n in contenders}
 
     def run(self, count: int) -> None:
         for _ in range(count):
@@ -173,7 +189,6 @@ class _Rounds:
                 copy = self.done % len(copies)
                 self.outputs[name][copy] = self._clock.run(copies[copy])
                 self._order.append(name)
-                self.started[name] += not self.captured
             self.done += 1
 
     def times(self) -> dict[str, list[float]]:
@@ -188,21 +203,41 @@ class _Rounds:
         for outputs in self.outputs.values():
             outputs.clear()
 
-    def capture(self) -> list[str]:
-        """Replace all calls by graphs; keeps the calls if one cannot be captured, and says so."""
-        made: dict[str, list[Any]] = {name: [] for name in self._contenders}
+    def capture(self) -> str | None:
+        """Replace all calls by graphs; if one cannot be captured, keep them and say which."""
+        if not self._clock.captures:
+            return None
+        made: dict[str, list[Any]] = {}
+        name = ""
         try:
             for name, copies in self._contenders.items():
-                for calls in copies:
-                    self.started[name] += 1
-                    made[name].append(self._clock.capture(calls))
-        except (RuntimeError, NotImplementedError) as error:
-            reason = " ".join(str(error).split())[:120]
-            return [f"near the launch floor, and {name} cannot be captured: {reason}"]
+                passes = self._passes(name)
+                made[name] = [self._clock.capture(calls, passes) for calls in copies]
+        except RuntimeError as error:
+            return f"{name} cannot be captured: {' '.join(str(error).split())[:120]}"
+        finally:
+            self.clear()
         self._contenders = dict(made)
         self.captured = True
-        self.run(len(next(iter(made.values()))))  # the first replay uploads the graph
-        return []
+        return None
+
+    def _counted(self, name: str, call: Call) -> Call:
+        """A call that counts as a pass once it has returned, in a graph that is made too."""
+
+        def counted() -> Tensor:
+            out = call()
+            self.started[name] += 1
+            return out
+
+        return counted
+
+    def _passes(self, name: str) -> int:
+        """So many that a graph of them takes `REPLAY_MS`, by the second of two calls."""
+        calls = self._contenders[name][0]
+        for _ in range(2):
+            self._clock.run(calls)
+        ms = self._clock.milliseconds()[-1]
+        return max(1, min(MAX_PASSES, round(REPLAY_MS / max(ms, REPLAY_MS / MAX_PASSES))))
 
 
 def now_ms() -> int:

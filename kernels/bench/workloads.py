@@ -131,6 +131,8 @@ class Selection:
     """`[sum L]`: the selected keys of all rows, as rows of the flattened cache."""
     bounds: Tensor
     """`[N + 1]`: where each row's begin in `selected`."""
+    equal: bool
+    """All rows select L keys."""
 
     @property
     def shared(self) -> bool:
@@ -254,7 +256,9 @@ def build(shape: Shape, copy: int = 0) -> Inputs:
     moved = shape.N * shape.H * (shape.D + shape.Dv) + read
     return Inputs(
         packed,
-        Selection(Q, K, V, ranges.to(shape.device), shape.L, selected, bounds),
+        Selection(
+            Q, K, V, ranges.to(shape.device), shape.L, selected, bounds, equal=not shape.ragged
+        ),
         moved * Q.element_size(),
         2 * selected.numel() * shape.H * (shape.D + shape.Dv),
     )

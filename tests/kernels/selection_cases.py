@@ -25,6 +25,14 @@ def randn(*shape, dtype=torch.float16):
     return torch.randn(*shape).to(DEVICE, dtype)
 
 
+def passes(kernel, form):
+    """The launches that serve rows: one, or two where a GPU is large enough to split them."""
+    return (
+        [f"{kernel}_fwd.{form}"],
+        [f"{kernel}_split.{form}", f"{kernel}_combine.{form}"],
+    )
+
+
 def triton_flags(**changes):
     """Flags under which dispatch must choose Triton.
 

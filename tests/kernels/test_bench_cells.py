@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import threading
 import time
 from dataclasses import replace
@@ -408,9 +409,10 @@ def test_swapped_sides(monkeypatch):
 
     monkeypatch.setattr(cells, "_time", swapped)
     row = cell()
-    assert row["status"] == (
+    assert re.fullmatch(
         "error: the timed calls of kernel level: packed_sdpa launched "
-        "{'dense_rows_fwd.group': 3}, not {}"
+        r"\{'dense_rows_fwd\.group': \d+\}, not \{\}",
+        row["status"],
     )
     assert "speedup" not in row
 

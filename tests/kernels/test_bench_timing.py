@@ -19,25 +19,42 @@ class Stopwatch:
 
     timer = "wall"
     flush_bytes = 0
+    captures = False
+    late = 0
 
     def __init__(self):
         self.times = []
 
     def run(self, calls):
-        if callable(calls):
-            return self.run(calls())
         made = tuple(call() for call in calls)
         self.times.append(float(sum(made)))
-        return made
-
-    def capture(self, calls):
-        return lambda: [lambda call=call: call() / 2 for call in calls]
+        return (made,)
 
     def milliseconds(self):
         return list(self.times)
 
     def clear(self):
         self.times.clear()
+
+
+class GraphStopwatch(Stopwatch):
+    """Its graphs take half the time that their first call took when they were captured."""
+
+    captures = True
+
+    def __init__(self):
+        super().__init__()
+        self.passes = []
+
+    def capture(self, calls, passes):
+        self.passes.append(passes)
+        return [[float(call()) / 2 for call in calls] for _ in range(passes)]
+
+    def run(self, calls):
+        if callable(calls[0]):
+            return super().run(calls)
+        self.times.append(sum(calls[0]))
+        return tuple(tuple(map(torch.tensor, one)) for one in calls)
 
 
 def side(order, name, times):
@@ -99,28 +116,42 @@ def test_a_warm_up_that_never_settles_is_said():
     assert timed.settled.startswith(f"still warming up after {2 * MAX_WARMUPS} iterations")
 
 
-def test_graphs_near_the_launch_floor():
-    near = time_all(
-        two([1.0], [2.0]), [("B", "A")], clock=Stopwatch(), iters=10, warmup=2, launch_ms=0.2
-    )
-    assert (near.timer, near.samples["A"]) == ("graph", (0.5,) * 10)
-    assert near.started["A"] == 4 + 1  # two batches of warm-up, and captured once
-    far = time_all(
-        two([1.0], [2.0]), [("B", "A")], clock=Stopwatch(), iters=10, warmup=2, launch_ms=0.05
-    )
-    assert (far.timer, far.samples["A"]) == ("wall", (1.0,) * 10)
+def test_what_can_be_captured_is_timed_in_graphs():
+    clock = GraphStopwatch()
+    timed = time_all(two([0.0625], [4.0]), [("B", "A")], clock=clock, iters=10, warmup=2)
+    assert (timed.timer, timed.settled) == ("graph", "yes")
+    assert timed.samples == {"A": (0.03125,) * 10, "B": (2.0,) * 10}
+    assert clock.passes == [3, 1]  # short ones several times in a graph
+    assert timed.started == {"A": 2 + 3, "B": 2 + 1}  # twice to see how long, and captured
+    assert [len(timed.outputs[name][0]) for name in "AB"] == [3, 1]
 
 
-def test_what_cannot_be_captured_is_timed_as_before_and_said():
-    class NoGraphs(Stopwatch):
-        def capture(self, calls):
+def test_what_cannot_be_captured_is_timed_as_it_is_and_near_the_launch_floor_said():
+    class NoGraphs(GraphStopwatch):
+        def capture(self, calls, passes):
             raise RuntimeError("operation not permitted when stream is capturing")
 
-    timed = time_all(
-        two([1.0], [2.0]), [("B", "A")], clock=NoGraphs(), iters=10, warmup=2, launch_ms=0.2
+    near, far = (
+        time_all(
+            two([1.0], [2.0]), [("B", "A")], clock=NoGraphs(), iters=10, warmup=2, launch_ms=launch
+        )
+        for launch in (0.2, 0.05)
     )
-    assert (timed.timer, timed.samples["A"]) == ("wall", (1.0,) * 10)
-    assert timed.settled.startswith("near the launch floor, and A cannot be captured: operation")
+    assert (near.timer, near.samples["A"]) == ("wall", (1.0,) * 10)
+    assert near.settled.startswith("near the launch floor, and A cannot be captured: operation")
+    assert (far.timer, far.samples, far.settled) == ("wall", near.samples, "yes")
+
+
+def test_a_device_that_waited_for_python_is_said():
+    class Late(Stopwatch):
+        late = 2
+
+    clock = Late()
+    few = time_all(two([1.0], [2.0]), [("B", "A")], clock=clock, iters=20, warmup=0)
+    assert "waited" not in few.settled
+    clock.late = 3
+    many = time_all(two([1.0], [2.0]), [("B", "A")], clock=clock, iters=20, warmup=2)
+    assert many.settled == "the device waited for Python in 8% of the iterations"
 
 
 def test_sides_must_have_equal_streams():
@@ -133,7 +164,7 @@ class TestWallClock:
     def test_outputs_are_taken_at_once_and_then_spoiled(self):
         kept = torch.ones(3)
         clock = clock_for(torch.device("cpu"), 2)
-        (first, second) = clock.run([lambda: kept, lambda: torch.zeros(2)])
+        ((first, second),) = clock.run([lambda: kept, lambda: torch.zeros(2)])
         assert first.tolist() == [1, 1, 1]
         assert second.tolist() == [0, 0]
         assert all(math.isnan(value) for value in kept)

@@ -110,8 +110,8 @@ class TestNothingWaitsForTheDevice:
         monkeypatch.setattr(launch, "_start", lambda f, name, *args, **kw: started.append(name))
         monkeypatch.setenv("NSA_SEL_TRITON_SPLITS", str(splits))
         with FakeTensorMode():  # holds shapes and no data: whoever reads some fails
-            Q, K, V = torch.empty(3, 2, 16), torch.empty(3, 70, 16), torch.empty(3, 70, 16)
-            CALLS[form](Q, K, V, torch.zeros(4, dtype=torch.int64))
+            Q, K, V = (torch.empty(3, n, 16, device=DEVICE) for n in (2, 70, 70))
+            CALLS[form](Q, K, V, torch.zeros(4, dtype=torch.int64, device=DEVICE))
         assert len(started) == (1 if splits == 1 else 2)
 
     def test_a_launcher_that_read_one_would_be_caught(self):

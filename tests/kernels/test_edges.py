@@ -235,8 +235,8 @@ class TestLaunchersRefuse:
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, within the interpreter
 @pytest.mark.parametrize("group", [True, False], ids=["group", "head"])
 def test_a_leading_tile_of_minus_infinity_is_not_nan(group):
-    Q = torch.rand(2, 4, 16) + 0.1
-    K, V = torch.rand(2, 130, 16), torch.rand(2, 130, 16)
+    Q = torch.rand(2, 4, 16, device=DEVICE) + 0.1
+    K, V = (torch.rand(2, 130, 16, device=DEVICE) for _ in range(2))
     K[:, :64] = -torch.inf  # all scores of the first tile are -inf
     launch = op.sel_attn_fwd_dense_group if group else op.sel_attn_fwd_dense
     out = launch(Q, K, V)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from selection_cases import DTYPES, FORMS, randn, record_parity, selection, triton_flags
+from selection_cases import DTYPES, FORMS, passes, randn, record_parity, selection, triton_flags
 
 from kernels.selection import op
 from kernels.selection.dispatch import last_dispatch, selection_attention
@@ -29,7 +29,7 @@ def test_triton_sel_parity_dense(L, dtype, form, record_property):
     )
     with op.record_launches() as kernels:
         out = LAUNCHERS[form](Q, K, V)
-    assert kernels == [f"dense_rows_fwd.{form}"]
+    assert kernels in passes("dense_rows", form)
     record_parity(
         record_property,
         out,
@@ -45,7 +45,7 @@ def test_triton_sel_parity_dense_paper_shapes(shape, record_property):
     Q, K, V = randn(2, H, D), randn(2, 200, D), randn(2, 200, Dv)
     with op.record_launches() as kernels:
         out = op.sel_attn_fwd_dense_group(Q, K, V)
-    assert kernels == ["dense_rows_fwd.group"]
+    assert kernels in passes("dense_rows", "group")
     record_parity(
         record_property,
         out,
@@ -63,9 +63,9 @@ def test_triton_sel_parity_dispatch_single_span(force_path, form, record_propert
     flags = triton_flags(force_path=force_path, group=form == "group")
     out = selection_attention(*case, flags=flags, max_len=150)
     record = last_dispatch()
-    name = {"auto": "ranges", "dense": "dense"}[force_path]
+    name, kernel = {"auto": ("ranges", "ranges"), "dense": ("dense", "dense_rows")}[force_path]
     assert record.path == f"triton.{name}.{form}"
-    assert len(record.kernels) == 1
+    assert list(record.kernels) in passes(kernel, form)
     record_parity(
         record_property,
         out,

@@ -13,6 +13,7 @@ import torch
 from selection_cases import (
     DEVICE,
     FORMS,
+    passes,
     randn,
     record_parity,
     selection,
@@ -50,7 +51,7 @@ def test_triton_sel_parity_gpu_varlen(name, form, record_property):
     Q, K, V = randn(len(lengths), 4, 64), randn(sum(lengths), 64), randn(sum(lengths), 48)
     with op.record_launches() as kernels:
         out = LAUNCHERS[form](Q, K, V, cu)
-    assert kernels == [f"varlen_rows_fwd.{form}"]
+    assert kernels in passes("varlen_rows", form)
     record_parity(
         record_property,
         out,
@@ -69,8 +70,9 @@ def test_triton_sel_parity_gpu_eight_spans(width, force_path, form, record_prope
     out = selection_attention(*case, flags=flags, max_len=8 * width)
     record = last_dispatch()
     name = "ranges" if force_path == "auto" else force_path
+    kernel = name if force_path == "auto" else f"{name}_rows"
     assert record.path == f"triton.{name}.{form}"
-    assert len(record.kernels) == 1
+    assert list(record.kernels) in passes(kernel, form)
     record_parity(
         record_property,
         out,

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from selection_cases import assert_matches, randn, triton_flags
+from selection_cases import assert_matches, passes, randn, triton_flags
 
 from kernels import tune
 from kernels.selection import launch, op
@@ -143,7 +143,7 @@ class TestLaunch:
         assert self.plan(Q).grid == (6,)
         with op.record_launches() as kernels:
             out = op.sel_attn_fwd_dense_group(Q, K, V)
-        assert kernels == ["dense_rows_fwd.group"]
+        assert kernels in passes("dense_rows", "group")
         assert_matches(out, dense_attention_oracle(Q, K, V))
 
     @pytest.mark.parametrize("block_l", [16, 32, 128])
