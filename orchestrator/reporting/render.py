@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import (
+    BaseLoader,
     ChoiceLoader,
     DictLoader,
     FileSystemLoader,
@@ -90,13 +92,12 @@ def render(
     Raises:
         UsageError: the template cannot be read or used.
     """
-    shipped = FileSystemLoader(templates)
-    loader = ChoiceLoader([shipped])
+    environment = shipped(templates)
     if template is not None:
         name = f"user/{template.name}"
-        loader = ChoiceLoader([DictLoader({name: _source(template)}), shipped])
+        own = DictLoader({name: _source(template)})
+        environment = _environment(ChoiceLoader([own, FileSystemLoader(templates)]))
     shown = str(template or templates / name)
-    environment = _environment(loader)
     try:
         loaded = environment.get_template(name)
     except TemplateNotFound:
@@ -146,7 +147,13 @@ def _line(template: Template, error: BaseException) -> int:
     return line
 
 
-def _environment(loader: ChoiceLoader) -> _Sandbox:
+@cache
+def shipped(templates: Path) -> _Sandbox:
+    """The templates that ship; a run renders them again and again, and compiling takes longest."""
+    return _environment(FileSystemLoader(templates))
+
+
+def _environment(loader: BaseLoader) -> _Sandbox:
     environment = _Sandbox(
         loader=loader,
         undefined=StrictUndefined,

@@ -6,11 +6,7 @@ import json
 import os
 import shlex
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,8 +14,7 @@ from typing import Any
 from kernels.bench.contract import read_table
 from tests.faults.proxy import Proxy
 from tests.faults.server import Server
-from tests.integration.lab import Lab, Outcome
-from tests.integration.preloaded import Forked, preloaded
+from tests.integration.lab import Controller, Lab, Outcome
 
 HERE = Path(__file__).parent
 PROGRAM = ("orchestrator",)
@@ -40,58 +35,6 @@ def label(event: Event) -> str:
     )
 
 
-class Controller:
-    """`orchestrate` as a process of its own, with its output in files.
-
-    Where it is not to start afresh it comes from the preloaded server, which spares its imports.
-    """
-
-    def __init__(self, rig: Rig, module: str, arguments: Sequence[str], *, fresh: bool) -> None:
-        self._rig = rig
-        self._out, self._err = (rig.folder / f"{rig.count}.{name}" for name in ("out", "err"))
-        self._process: subprocess.Popen[bytes] | Forked
-        with self._out.open("wb") as out, self._err.open("wb") as err:
-            if fresh or rig.prefix:
-                self._process = subprocess.Popen(
-                    [*rig.prefix, sys.executable, "-m", module, *arguments],
-                    env=rig.lab.env,
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=err,
-                )
-            else:
-                self._process = preloaded().start(module, arguments, rig.lab.env, out, err)
-        self.pid = self._process.pid
-
-    @property
-    def over(self) -> bool:
-        return self._process.poll() is not None
-
-    @property
-    def said(self) -> str:
-        return self._out.read_text() + self._err.read_text()
-
-    def signal(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def end(self, timeout: float = 90) -> Outcome:
-        try:
-            code = self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise AssertionError(f"did not end: {self.said}") from None
-        return Outcome(
-            code,
-            self._out.read_text(),
-            self._err.read_text(),
-            self._rig.lab.runs_dir,
-        )
-
-
 class Rig:
     """A fixture repository, a pod, the link between them, and what both sides have on disk."""
 
@@ -107,7 +50,6 @@ class Rig:
         self.folder = folder
         self.lab = Lab(folder)
         self.server, self._proxy, self.prefix = server, proxy, prefix
-        self.count = 0
         self.pod = pod or folder / "pod"
         self.counter = folder / "counter"
         for name in ("work.py", "playbook.yaml"):
@@ -162,10 +104,8 @@ class Rig:
     def begin(
         self, *arguments: str, program: Sequence[str] = PROGRAM, fresh: bool = False
     ) -> Controller:
-        self.count += 1
         module, *first = program
-        words = [*first, *arguments, "--runs-dir", str(self.lab.runs_dir)]
-        return Controller(self, module, words, fresh=fresh)
+        return self.lab.begin(*first, *arguments, module=module, prefix=self.prefix, fresh=fresh)
 
     # -- this side ----------------------------------------------------------------------------
 
@@ -189,15 +129,8 @@ class Rig:
             if event["event"].startswith(name) and fields.items() <= event.items()
         ]
 
-    def wait(self, what: Callable[[], object], controller: Controller, seconds: float = 45) -> None:
-        deadline = time.monotonic() + seconds
-        while not what():
-            assert not controller.over, controller.said
-            assert time.monotonic() < deadline, controller.said
-            time.sleep(0.005)
-
     def wait_for(self, controller: Controller, name: str, **fields: object) -> None:
-        self.wait(lambda: self.events(name, **fields), controller)
+        controller.wait_until(lambda: self.events(name, **fields))
 
     def wait_for_log(self, controller: Controller, text: str, step: str = "dense") -> None:
         """Until the job's log on this side has it."""
@@ -206,7 +139,7 @@ class Rig:
             log = self.run and self.run / "phase-2" / step / "1" / "log"
             return bool(log and log.exists() and text in log.read_text(errors="replace"))
 
-        self.wait(found, controller)
+        controller.wait_until(found)
 
     def csvs(self) -> dict[str, list[dict[str, str]]]:
         """What was published, but for the time of day at which it was measured."""

@@ -108,7 +108,7 @@ def test_killed_at_a_random_time(rig: Rig, reference: Reference, seed: int) -> N
     chance = random.Random(seed)  # noqa: S311 - chance, not secrecy
     controller = rig.start(seconds=0.5)
     # counted from its first event: before it, a kill is nothing special
-    rig.wait(rig.events, controller)
+    controller.wait_until(rig.events)
     time.sleep(chance.uniform(0, reference.seconds))
     controller.kill()
     until_done(rig, reference)
@@ -121,7 +121,7 @@ def test_killed_again_and_again(rig: Rig, reference: Reference, seed: int) -> No
     for _ in range(5 if FULL else 3):
         before = len(rig.events())
         controller = again(rig)
-        rig.wait(lambda seen=before: len(rig.events()) > seen, controller)
+        controller.wait_until(lambda seen=before: len(rig.events()) > seen)
         time.sleep(chance.uniform(0, reference.seconds / 2))
         controller.kill()
     until_done(rig, reference)

@@ -30,7 +30,7 @@ def reached(rig: Rig, controller: Controller, place: str) -> None:
     else:
         rig.wait_for(controller, "job.state", state="SUCCEEDED")
     before = rig.link.passed
-    rig.wait(lambda: rig.link.passed > before + 60_000, controller)
+    controller.wait_until(lambda: rig.link.passed > before + 60_000)
 
 
 def trouble(rig: Rig, place: str, seconds: float = 1.0, lines: int = 20) -> Controller:

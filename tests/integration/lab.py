@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.integration.preloaded import preloaded
+from tests.integration.preloaded import Forked, preloaded
 
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]
+Process = subprocess.Popen[bytes] | Forked
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,51 @@ class Outcome:
         return self.runs_dir / self.last["run_id"]
 
 
+class Controller:
+    """`orchestrate` as a process that a test may wait for, signal and kill."""
+
+    def __init__(self, process: Process, out: Path, err: Path, runs_dir: Path) -> None:
+        self._process, self._out, self._err, self._runs_dir = process, out, err, runs_dir
+        self.pid = process.pid
+
+    @property
+    def over(self) -> bool:
+        return self._process.poll() is not None
+
+    @property
+    def said(self) -> str:
+        return self._out.read_text() + self._err.read_text()
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def wait_until(self, what: Callable[[], object], seconds: float = 60) -> None:
+        """Until `what` holds, which it must before the process ends."""
+        deadline = time.monotonic() + seconds
+        while not what():
+            assert not self.over, self.said
+            assert time.monotonic() < deadline, self.said
+            time.sleep(0.005)
+
+    def end(self, timeout: float = 120) -> Outcome:
+        try:
+            code = self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"did not end: {self.said}") from None
+        return Outcome(code, self._out.read_text(), self._err.read_text(), self._runs_dir)
+
+
 class Lab:
     """A copy of the fixture repository with its own cache, temporary and state folders."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._begun = 0
         self.repo = folder / "repo"
         shutil.copytree(HERE / "fixture_repo", self.repo)
         (self.repo / "kernels" / "bench").mkdir(parents=True)
@@ -71,21 +116,42 @@ class Lab:
         argv = ["git", "-C", str(self.repo), *arguments]
         return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
 
-    def argv(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "orchestrator", *arguments, "--runs-dir", str(self.runs_dir)]
-
     def run(self, *arguments: str, **settings: object) -> Outcome:
+        """`orchestrate run` to its end."""
         sets = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
-        playbook = str(self.repo / "playbook.yaml")
-        return self._finished("run", playbook, "--json", *sets, *arguments, timeout=120)
+        return self.begin(
+            "run", str(self.repo / "playbook.yaml"), "--json", *sets, *arguments
+        ).end()
 
     def call(self, *arguments: str) -> Outcome:
-        return self._finished(*arguments, timeout=60)
+        return self.begin(*arguments).end()
 
-    def _finished(self, *arguments: str, timeout: float) -> Outcome:
-        arguments = (*arguments, "--runs-dir", str(self.runs_dir))
-        done = preloaded().run(arguments, self.env, timeout)
-        return Outcome(done.returncode, done.stdout, done.stderr, self.runs_dir)
+    def begin(
+        self,
+        *arguments: str,
+        module: str = "orchestrator",
+        prefix: Sequence[str] = (),
+        fresh: bool = False,
+    ) -> Controller:
+        """`PREFIX python -m MODULE ARGUMENTS`.
+
+        Where nothing needs it to start afresh it is forked from the preloaded server.
+        """
+        self._begun += 1
+        out, err = (self.folder / f"{self._begun}.{name}" for name in ("out", "err"))
+        words = [*arguments, "--runs-dir", str(self.runs_dir)]
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            if fresh or prefix:
+                process: Process = subprocess.Popen(
+                    [*prefix, sys.executable, "-m", module, *words],
+                    env=self.env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stdout,
+                    stderr=stderr,
+                )
+            else:
+                process = preloaded().start(module, words, self.env, stdout, stderr)
+        return Controller(process, out, err, self.runs_dir)
 
     def leftovers(self) -> list[str]:
         """Temporary files, and processes of this lab, that outlived the command."""

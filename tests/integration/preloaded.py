@@ -1,9 +1,9 @@
 """`orchestrate` as a process of its own, without the second that its imports take.
 
-A server beside each test worker has imported everything and nothing more; every command is a fork
-of it, with its own arguments, environment and standard streams, and ends as any Python process
-ends. It may be stopped, signalled and killed like one. What acts before or on the imports, such as
-a clock put in place of the true one, starts afresh instead.
+A server beside each test worker has imported everything, compiled the report's template, and done
+nothing more; every command is a fork of it, with its own arguments, environment and standard
+streams, and ends as any Python process ends. It may be stopped, signalled and killed like one. What
+acts before or on the imports, such as a clock put in place of the true one, starts afresh instead.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
+
+from orchestrator.config.resources import resource
+from orchestrator.reporting.render import TEMPLATE, shipped
 
 CHECKOUT = Path(__file__).parents[2]
 _COMMANDS = ("after", "app", "inspect", "pods", "run")
@@ -107,27 +110,6 @@ class Preloaded:
         self._socket.sendall(request)
         return Forked(arguments, status)
 
-    def run(
-        self, arguments: Sequence[str], env: Mapping[str, str], timeout: float
-    ) -> subprocess.CompletedProcess[str]:
-        """Run `orchestrate ARGUMENTS` to its end.
-
-        Raises:
-            subprocess.TimeoutExpired: it took longer, and was killed.
-        """
-        with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
-            command = self.start("orchestrator", arguments, env, stdout, stderr)
-            try:
-                code = command.wait(timeout)
-            finally:
-                command.kill()
-                command.wait()
-            texts = []
-            for file in (stdout, stderr):
-                file.seek(0)
-                texts.append(file.read().decode())
-        return subprocess.CompletedProcess(list(arguments), code, *texts)
-
 
 @functools.cache
 def preloaded() -> Preloaded:
@@ -138,6 +120,7 @@ def preloaded() -> Preloaded:
 def _serve(connection: socket.socket) -> None:
     for module in _IMPORTED:
         importlib.import_module(module)
+    shipped(resource("reports", "templates")).get_template(TEMPLATE)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the watchers below leave nothing to be asked
     while True:
         head, descriptors, _, _ = socket.recv_fds(connection, 4, 4)

@@ -27,7 +27,7 @@ from orchestrator.store.events import EventLog, read_events
 from orchestrator.store.paths import RunPaths
 from orchestrator.transport.connection import Connection
 from tests.integration.agents import Agent, eventually, every_python, processes_of
-from tests.integration.lab import Lab
+from tests.integration.lab import Controller, Lab
 
 TIMES = "date +%s.%N >out/began; sleep 1; date +%s.%N >out/ended"
 
@@ -328,11 +328,9 @@ def labs(tmp_path: Path) -> list[Lab]:
     return made
 
 
-def started(lab: Lab, *arguments: str) -> subprocess.Popen[str]:
-    argv = lab.argv("run", str(lab.repo / "playbook.yaml"), "--json", "--phase", "0-2", *arguments)
-    return subprocess.Popen(
-        argv, env=lab.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def started(lab: Lab, *arguments: str) -> Controller:
+    playbook = str(lab.repo / "playbook.yaml")
+    return lab.begin("run", playbook, "--json", "--phase", "0-2", *arguments)
 
 
 def events(lab: Lab, name: str) -> list[dict[str, Any]]:
@@ -352,11 +350,10 @@ def job_outputs(tmp_path: Path) -> list[Path]:
 
 
 def test_two_runs_at_once_measure_one_after_the_other(labs, tmp_path):
-    processes = [started(lab, "--set", "seconds=1") for lab in labs]
-    for process in processes:
-        out, err = process.communicate(timeout=90)
-        assert process.returncode == 0, err
-        assert json.loads(out.splitlines()[-1])["decision"]["outcome"] == "ENABLE"
+    for controller in [started(lab, "--set", "seconds=1") for lab in labs]:
+        outcome = controller.end()
+        assert outcome.code == 0, outcome.stderr
+        assert outcome.last["decision"]["outcome"] == "ENABLE"
     outputs = job_outputs(tmp_path)
     assert len(outputs) == 6
     assert_apart([interval(out) for out in outputs])
@@ -375,13 +372,12 @@ def test_the_second_run_goes_on_when_the_first_is_killed_with_its_job(labs, tmp_
     second = started(labs[1])
     assert eventually(lambda: events(labs[1], "job.waiting"), 30)
     first.kill()  # its job goes on, and has the device
-    first.communicate()
     time.sleep(1)
-    assert second.poll() is None
+    assert not second.over
     cancelled = labs[0].call("cancel", "--json")
     assert cancelled.code == 0, cancelled.stderr
-    _, err = second.communicate(timeout=60)
-    assert second.returncode == 0, err
+    outcome = second.end()
+    assert outcome.code == 0, outcome.stderr
 
 
 def test_a_second_run_that_does_not_wait_names_the_holder(labs, tmp_path):
@@ -395,13 +391,13 @@ def test_a_second_run_that_does_not_wait_names_the_holder(labs, tmp_path):
     assert "without --no-wait" in second.stderr
     third = started(labs[1])
     assert eventually(lambda: events(labs[1], "job.waiting"), 30)
-    for process in (third, first):
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
-        if process is third:
+    for controller in (third, first):
+        controller.signal(signal.SIGINT)
+        outcome = controller.end()
+        if controller is third:
             user = getpass.getuser()
-            assert f"waiting for the device: job {the_run(labs[0])}" in err
-            assert f"of {user} (process " in err
+            assert f"waiting for the device: job {the_run(labs[0])}" in outcome.stderr
+            assert f"of {user} (process " in outcome.stderr
 
 
 def test_an_interrupted_wait_leaves_nothing_behind(labs, tmp_path):
@@ -410,9 +406,8 @@ def test_an_interrupted_wait_leaves_nothing_behind(labs, tmp_path):
     assert eventually(lambda: list(jobs.glob("*/.orchestrate/jobs/*/log")), 30)
     second = started(labs[1])
     assert eventually(lambda: events(labs[1], "job.waiting"), 30)
-    for process in (second, first):
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
-        assert process.returncode == 130
+    for controller in (second, first):
+        controller.signal(signal.SIGINT)
+        assert controller.end().code == 130
     assert eventually(lambda: not processes_of(jobs), 5), processes_of(jobs)
     assert len(list(jobs.glob("*/.orchestrate/jobs/*/log"))) == 1

@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import signal
-import subprocess
 import time
 
 import pytest
@@ -155,17 +154,12 @@ def test_control_sequences_of_a_job_stay_in_its_log(lab: Lab) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=str)
 def test_an_interrupted_run_leaves_nothing_running(lab: Lab, number: signal.Signals) -> None:
-    argv = lab.argv("run", str(lab.repo / "playbook.yaml"), "--set", "seconds=60")
-    process = subprocess.Popen(
-        argv, env=lab.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "| collecting" in line:
-            break
-    process.send_signal(number)
-    rest, _ = process.communicate(timeout=30)
-    assert process.returncode in (130, 128 + number), rest
+    playbook = str(lab.repo / "playbook.yaml")
+    controller = lab.begin("run", playbook, "--set", "seconds=60", fresh=True)  # for `leftovers`
+    controller.wait_until(lambda: "| collecting" in controller.said)
+    controller.signal(number)
+    outcome = controller.end()
+    assert outcome.code in (130, 128 + number), outcome.stdout
     deadline = time.monotonic() + 10
     while lab.leftovers() and time.monotonic() < deadline:
         time.sleep(0.1)

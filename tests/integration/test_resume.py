@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -14,24 +13,15 @@ import pytest
 from orchestrator.store.events import EventLog
 from orchestrator.store.jobs import unfinished_jobs
 from orchestrator.store.paths import RunPaths
-from tests.integration.lab import Lab
+from tests.integration.lab import Controller, Lab
 
 
-def begun(lab: Lab, marker: str, *settings: str) -> subprocess.Popen[str]:
+def begun(lab: Lab, marker: str, *settings: str) -> Controller:
     """A run that has printed `marker`."""
     sets = [word for setting in settings for word in ("--set", setting)]
-    process = subprocess.Popen(
-        lab.argv("run", str(lab.repo / "playbook.yaml"), *sets),
-        env=lab.env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if marker in line:
-            return process
-    pytest.fail(f"the run never printed {marker!r}")
+    controller = lab.begin("run", str(lab.repo / "playbook.yaml"), *sets)
+    controller.wait_until(lambda: marker in controller.said)
+    return controller
 
 
 def job_logs(lab: Lab) -> list[Path]:
@@ -42,11 +32,7 @@ def job_logs(lab: Lab) -> list[Path]:
     "marker", ["sync:", "| collecting", "parity parity.xml", "dense: dense", "decision:"]
 )
 def test_a_killed_run_is_resumed_to_the_same_decision(lab: Lab, marker: str) -> None:
-    process = begun(lab, marker, "seconds=1")
-    process.kill()
-    process.wait()
-    assert process.stdout is not None
-    process.stdout.close()
+    begun(lab, marker, "seconds=1").kill()
     done = lab.call("resume", "--json")
     assert done.code == 0, done.stderr
     assert done.last["decision"]["outcome"] == "ENABLE"
@@ -72,9 +58,7 @@ def test_a_finished_run_is_resumed_to_nothing(lab: Lab) -> None:
 
 
 def test_explain_tells_what_began_from_what_did_not(lab: Lab) -> None:
-    process = begun(lab, "| collecting", "seconds=30")
-    process.kill()
-    process.communicate()
+    begun(lab, "| collecting", "seconds=30").kill()
     states = {s["step"]: s["does"] for s in json.loads(lab.call("explain", "--json").stdout)}
     assert (states["sync"], states["parity"], states["dense"]) == ("reuse", "go on", "run")
     assert json.loads(lab.call("cancel", "--json").stdout)["cancelled"].endswith(".1.parity.1")
@@ -84,20 +68,18 @@ def test_explain_tells_what_began_from_what_did_not(lab: Lab) -> None:
 
 
 def test_a_run_is_written_by_one_controller(lab: Lab) -> None:
-    process = begun(lab, "| collecting", "seconds=20")
+    controller = begun(lab, "| collecting", "seconds=20")
     try:
         refused = lab.call("resume")
         assert refused.code == 2
-        assert f"process {process.pid}" in refused.stderr
+        assert f"process {controller.pid}" in refused.stderr
     finally:
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        controller.signal(signal.SIGINT)
+        controller.end()
 
 
 def test_a_changed_repository_is_not_resumed(lab: Lab) -> None:
-    process = begun(lab, "| collecting", "seconds=1")
-    process.kill()
-    process.communicate()
+    begun(lab, "| collecting", "seconds=1").kill()
     (lab.repo / "kernels" / "kernel.py").write_text("changed = True\n")
     refused = lab.call("resume")
     assert refused.code == 2
@@ -121,13 +103,13 @@ def test_fetch_pulls_again_what_was_lost_here(lab: Lab) -> None:
 
 
 def test_logs_are_followed_while_a_controller_writes(lab: Lab) -> None:
-    process = begun(lab, "| collecting", "seconds=3")
+    controller = begun(lab, "| collecting", "seconds=3")
     start = time.monotonic()
     logs = lab.call("logs", "-f", "--step", "parity")
     assert "collecting" in logs.stdout
     assert "2 cases" in logs.stdout  # written after the command began
     assert time.monotonic() - start > 1
-    process.communicate(timeout=60)
+    controller.end()
 
 
 def test_fetch_keeps_what_was_pulled_and_passes_over_what_is_gone(lab: Lab) -> None:
