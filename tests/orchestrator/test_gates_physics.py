@@ -7,7 +7,7 @@ import itertools
 import pytest
 from evidence_samples import RTX_4090, bench_rows, interpreted, row
 
-from orchestrator.evidence.cards import CARDS, find_card
+from orchestrator.evidence.cards import CARDS
 from orchestrator.gates.physics import physics_gate
 from orchestrator.models.verdict import GateResult, Reason, Verdict
 
@@ -54,6 +54,16 @@ def test_the_limit_has_five_percent_of_room() -> None:
     needs = (1024 * (1024 * 256 + 8 * 128) * 2) / 1.008e9
     assert judged(cell(1024, tri_ms=needs / 1.04)).verdict is Verdict.PASS
     assert judged(cell(1024, tri_ms=needs / 1.06)).verdict is Verdict.INVALID
+
+
+@pytest.mark.parametrize(
+    "device",
+    ["NVIDIA 4090 + H200", "NVIDIA GeForce RTX 4090 + NVIDIA H200", f"{RTX_4090}, {RTX_4090}"],
+)
+def test_a_name_of_two_cards_has_the_peaks_of_none(device) -> None:
+    found = judged(cell(1024, device=f'"{device}"'))
+    assert (found.verdict, found.reason) == (Verdict.NOT_VERIFIED, Reason.NO_EVIDENCE)
+    assert f"No peaks are known of '{device}'" in found.message
 
 
 def test_more_computing_than_the_tensor_cores_can_do_is_invalid() -> None:
