@@ -69,7 +69,7 @@ class Controller:
         while not what():
             assert not self.over, self.said
             assert time.monotonic() < deadline, self.said
-            time.sleep(0.005)
+            time.sleep(0.02)
 
     def end(self, timeout: float = 120) -> Outcome:
         try:
