@@ -11,7 +11,7 @@ from orchestrator.evidence import EvidenceError
 from orchestrator.evidence.bench import NUMBER
 from orchestrator.evidence.junit import TestCase, TestOutcome, parse_junit
 from orchestrator.gates.findings import Finding, conclude, counted, listed, malformed
-from orchestrator.gates.reference import AS_GOOD_AS_ZERO
+from orchestrator.gates.reference import AS_GOOD_AS_ZERO, kernel_forms
 from orchestrator.models.playbook import ParityGate
 from orchestrator.models.verdict import GateResult, Reason, Verdict
 
@@ -24,10 +24,6 @@ _ROUNDING = 1.01
 _BY_CHANCE = 2
 """Tests that may well have recorded the same few digits."""
 _NOT_FINITE = re.compile(r"[+-]?(nan|inf(inity)?)", re.IGNORECASE | re.ASCII)
-_KERNEL = re.compile(
-    r"triton\.(dense|varlen|ranges)(_rows)?(_fwd|_split)?([._](group|head))?", re.ASCII
-)
-"""What dispatch and the launchers call the kernels, and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +206,7 @@ def _constant(sane: Sequence[_Measured]) -> list[Finding]:
 
 def _paths(measured: Sequence[_Measured], declared: Iterable[str]) -> list[Finding]:
     findings = []
-    fallbacks = [case for case in measured if not _KERNEL.fullmatch(case.kernel_path)]
+    fallbacks = [case for case in measured if not kernel_forms(case.kernel_path)]
     if fallbacks:
         named = listed(f"{case.test.name} ({case.kernel_path[:40]})" for case in fallbacks)
         findings.append(

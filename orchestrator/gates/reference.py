@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
 
@@ -12,6 +13,10 @@ from orchestrator.models.verdict import Reason, Verdict
 
 AS_GOOD_AS_ZERO = 1e-12
 """Mean errors that no output in fp32 or less can have, unless all of them are exact."""
+_KERNEL = re.compile(
+    rf"({'|'.join(OPERATOR_PATHS)})(_rows)?(_fwd|_split|_combine)?([._](group|head))?", re.ASCII
+)
+"""What dispatch and the launchers call the kernels, and nothing else."""
 _SLACK = 1.0001
 """Errors are written with six digits; a mean of equal errors is their largest."""
 
@@ -97,11 +102,19 @@ def _not_triton(
     for at, name in ((level, kernel), ("kernel", at_kernel), ("operator", at_operator)):
         if name is None:
             continue
-        wanted = (mode,) if at == "kernel" else OPERATOR_PATHS
-        parts = name.removeprefix(TRITON_PREFIX).split("+")
-        if not name.startswith(TRITON_PREFIX) or not all(p.startswith(wanted) for p in parts):
+        wanted = {mode} if at == "kernel" else set(OPERATOR_PATHS)
+        forms = kernel_forms(name)
+        if not forms or not forms <= wanted:
             return name
     return None
+
+
+def kernel_forms(name: str) -> set[str]:
+    """Forms of the kernels that a record names, joined by `+`; none where one is no kernel."""
+    found = [_KERNEL.fullmatch(part) for part in name.removeprefix(TRITON_PREFIX).split("+")]
+    if not name.startswith(TRITON_PREFIX) or None in found:
+        return set()
+    return {kernel[1] for kernel in found if kernel}
 
 
 def error_findings(rows: Sequence[BenchRow], limit: float) -> Iterator[Finding]:

@@ -64,6 +64,8 @@ def test_bench_of_the_interpreter_passes_without_timing():
             "L=128 (triton.varlen.group)",
         ),
         ({"kernel": "sdpa_packed"}, INVALID, Reason.FALLBACK_RAN, "L=128 (sdpa_packed)"),
+        ({"kernel": "triton.dense_sdpa"}, INVALID, Reason.FALLBACK_RAN, "(triton.dense_sdpa)"),
+        ({"kernel": "triton.dense+sdpa"}, INVALID, Reason.FALLBACK_RAN, "(triton.dense+sdpa)"),
         ({"kernel": ""}, INVALID, Reason.FALLBACK_RAN, "L=128 (no name)"),
         ({"tri_ms": 0}, INVALID, Reason.MALFORMED, "line 3: a time that is not above zero"),
         ({"ref_ms": -1}, INVALID, Reason.MALFORMED, "line 3: a time that is not above zero"),
