@@ -34,8 +34,8 @@ def test_run_report_judge_commit_and_pull_request_all_print_it(lab: Lab, tmp_pat
     )
     assert run.code == 0, run.stderr
     (folder,) = (path for path in lab.runs_dir.iterdir() if (path / "run.json").exists())
-    judged = CliRunner().invoke(cli, ["judge", str(folder)])
-    assert judged.exit_code == 0
+    judged = CliRunner().invoke(cli, ["judge", str(folder)], standalone_mode=False)
+    assert judged.return_value == 0
     report = (folder / "report/selection_report.md").read_text()
     said = {
         "run": run.stdout + run.stderr,
