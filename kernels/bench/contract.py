@@ -13,6 +13,7 @@ import csv
 import io
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -274,7 +275,7 @@ class Records:
         if header is None:
             raise ContractError(f"{name} is empty")
         self.columns = tuple(field.strip() for field in header)
-        twice = sorted({column for column in self.columns if self.columns.count(column) > 1})
+        twice = sorted(column for column, times in Counter(self.columns).items() if times > 1)
         if twice:
             raise ContractError(f"{self._at}: duplicated column {', '.join(twice)}")
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_type_hints
 from kernels.bench import contract
 from kernels.bench.contract import Cell
 from orchestrator.evidence.errors import EvidenceError
+from orchestrator.evidence.text import NUMBER, refuse_wide, text_of
 
 MAX_BYTES = 64 * 2**20
 TRITON_PREFIX = contract.TRITON_PREFIX
@@ -36,10 +37,7 @@ CHOICES = {
 }
 """What the contract's columns may say; any other word would slip past the gates that read it."""
 
-# int() and float() also take "1_000", full-width digits and "infinity".
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
-NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", re.ASCII)
-"""What counts as a number in evidence."""
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+", re.ASCII)
 _LARGE = 10**18
 _AT_ONCE = 64
@@ -227,17 +225,10 @@ def parse_bench(data: bytes, name: str = "CSV") -> BenchTable:
         EvidenceError: not a CSV of the contract or the source project, appended to, a document
             column missing, or a field that is not what its column says (NaN included).
     """
-    if len(data) > MAX_BYTES:
-        raise EvidenceError(
-            f"{len(data)} bytes, more than the {MAX_BYTES} that are read", file=name
-        )
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise EvidenceError("not UTF-8 text", file=name, line=line) from None
+    text = text_of(data, name, MAX_BYTES)
     try:
         records = contract.Records(text, name)
+        refuse_wide(records.columns, name, 1)
         for column in contract.DENSE_COLUMNS:
             if column not in records.columns:
                 raise EvidenceError("missing from the header", file=name, column=column)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 from dataclasses import dataclass
 
 from kernels.bench.contract import END_MARK
 from orchestrator.evidence.errors import EvidenceError
+from orchestrator.evidence.text import NUMBER, text_of
 
 MAX_BYTES = 2**20
 NEEDED = ("when", "probe", "value", "unit")
 BEFORE, AFTER = "before", "after"
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 PER_TERA = {"tb/s": 1.0, "gb/s": 1e-3}
 
 
@@ -65,12 +64,7 @@ def parse_canary(data: bytes, name: str = "canary.csv") -> Canary:
         EvidenceError: not that CSV; a value that is not a positive number; neither before nor
             after; an end mark that counts other rows, or is not the end.
     """
-    if len(data) > MAX_BYTES:
-        raise EvidenceError(f"{len(data)} bytes are more than {MAX_BYTES}", file=name)
-    try:
-        reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
-    except UnicodeDecodeError:
-        raise EvidenceError("not UTF-8 text", file=name) from None
+    reader = csv.reader(io.StringIO(text_of(data, name, MAX_BYTES), newline=""))
     header: list[str] | None = None
     probes: list[Probe] = []
     end: str | None = None
@@ -141,5 +135,5 @@ def _probe(row: dict[str, str], file: str, line: int) -> Probe:
 
 def _number(text: str) -> float:
     """NaN for what is no finite number."""
-    value = float(text) if _NUMBER.fullmatch(text) else math.nan
+    value = float(text) if NUMBER.fullmatch(text) else math.nan
     return value if math.isfinite(value) else math.nan

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 
 from kernels.bench import contract
 from orchestrator.evidence.errors import EvidenceError
+from orchestrator.evidence.text import refuse_wide, text_of
 
 MAX_BYTES = 64 * 2**20
 _LARGEST = 1e9
@@ -164,14 +165,7 @@ def parse_foreign(data: bytes, name: str = "CSV") -> ForeignTable:
         EvidenceError: no text, no header that names L and a time, two columns of one meaning, a
             second header (an appended file), or a row that is cut off.
     """
-    if len(data) > MAX_BYTES:
-        raise EvidenceError(f"{len(data)} bytes are more than the {MAX_BYTES} read", file=name)
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise EvidenceError("not UTF-8 text", file=name, line=line) from None
-    return _Reader(text, name).table()
+    return _Reader(text_of(data, name, MAX_BYTES), name).table()
 
 
 class _Reader:
@@ -253,6 +247,7 @@ class _Reader:
         return word
 
     def _read_header(self, fields: list[str]) -> None:
+        refuse_wide(fields, self._name, self._csv.line_num)
         self._header = fields
         names, micro = [], set()
         for field in fields:

@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from functools import cached_property
 
 from orchestrator.evidence.errors import EvidenceError
+from orchestrator.evidence.text import NUMBER, refuse_wide, text_of
 
 MAX_BYTES = 64 * 2**20
 
@@ -41,7 +42,6 @@ HARMFUL = 0x08 | 0x20 | 0x40 | 0x80
 """Reasons that mean trouble; a power cap is judged by the clock that it leaves."""
 IDLE = 0x01
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 _ABSENT = ("", "-", "n/a", "[n/a]", "[not supported]", "not supported", "[unknown error]")
 
 
@@ -111,12 +111,7 @@ def parse_telemetry(data: bytes, name: str = "telemetry.csv") -> Telemetry:
     Raises:
         EvidenceError: not a CSV, no column of time, or a field that is not what its column says.
     """
-    if len(data) > MAX_BYTES:
-        raise EvidenceError(f"{len(data)} bytes are more than {MAX_BYTES}", file=name)
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise EvidenceError("not UTF-8 text", file=name) from None
+    text = text_of(data, name, MAX_BYTES)
     if not text.endswith("\n"):
         text = text[: text.rfind("\n") + 1]
     reader = csv.reader(io.StringIO(text, newline=""))
@@ -127,6 +122,7 @@ def parse_telemetry(data: bytes, name: str = "telemetry.csv") -> Telemetry:
             if not fields or fields[0].startswith("#"):
                 continue
             if columns is None:
+                refuse_wide(fields, name, reader.line_num)
                 columns = _columns(fields, name, reader.line_num)
                 width = len(fields)
             elif len(fields) != width:
@@ -188,7 +184,7 @@ def _sample(fields: list[str], columns: dict[str, int], file: str, line: int) ->
         if value.lower() in _ABSENT:
             return None
         bare = re.sub(r"\s*(MHz|%|C|W)$", "", value)
-        parsed = float(bare) if _NUMBER.fullmatch(bare) else math.nan
+        parsed = float(bare) if NUMBER.fullmatch(bare) else math.nan
         if not math.isfinite(parsed):
             raise bad(column, value, "a number")
         return parsed

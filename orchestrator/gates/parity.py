@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.evidence import EvidenceError
-from orchestrator.evidence.bench import NUMBER
 from orchestrator.evidence.junit import TestCase, TestOutcome, parse_junit
+from orchestrator.evidence.text import NUMBER
 from orchestrator.gates.findings import Finding, conclude, counted, listed, malformed
 from orchestrator.gates.reference import AS_GOOD_AS_ZERO, kernel_forms
 from orchestrator.models.playbook import ParityGate

@@ -138,6 +138,22 @@ def test_what_is_no_table_of_cells_is_refused(text: str, says: str) -> None:
         parse_foreign(text.encode())
 
 
+@pytest.mark.parametrize("begin", [HEADER, f"contract,{HEADER}", "timestamp_ms,sm_mhz"])
+def test_a_header_without_end_is_refused_at_once(tmp_path: Path, begin: str) -> None:
+    file = tmp_path / "x.csv"
+    file.write_text(f"{begin},{','.join(f'c{number}' for number in range(10**5))}\n")
+    (gate,) = judged(file)["gates"]
+    assert gate["verdict"] == "INVALID"
+    assert "more than the 1000 that are read" in gate["message"]
+
+
+def test_a_spreadsheets_utf_16_is_called_that(tmp_path: Path) -> None:
+    file = tmp_path / "x.csv"
+    file.write_bytes(f"{HEADER}\n".encode("utf-16"))
+    (gate,) = judged(file)["gates"]
+    assert "UTF-16, not UTF-8 text: save it as UTF-8" in gate["message"]
+
+
 def test_a_decimal_comma_is_called_one(tmp_path: Path) -> None:
     file = tmp_path / "x.csv"
     file.write_text("N;H;D;Dv;L;tri_ms;ref_ms\n1024;8;128;128;256;0,18;0.24\n")

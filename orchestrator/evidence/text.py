@@ -1,0 +1,47 @@
+"""From bytes to text, and what counts as a number in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from orchestrator.evidence.errors import EvidenceError
+
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", re.ASCII)
+"""A finite number: float() also takes `1_000`, full-width digits and `infinity`."""
+MAX_COLUMNS = 1000
+"""More than any table of measurements has."""
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+def text_of(data: bytes, file: str, max_bytes: int) -> str:
+    """The file's text, without its byte order mark.
+
+    Raises:
+        EvidenceError: more than `max_bytes`, or not UTF-8.
+    """
+    if len(data) > max_bytes:
+        raise EvidenceError(
+            f"{len(data)} bytes, more than the {max_bytes} that are read", file=file
+        )
+    if data.startswith(_UTF_16):
+        raise EvidenceError("UTF-16, not UTF-8 text: save it as UTF-8", file=file)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise EvidenceError("not UTF-8 text", file=file, line=line) from None
+
+
+def refuse_wide(header: Sequence[str], file: str, line: int) -> None:
+    """Refuse a header of more than `MAX_COLUMNS`.
+
+    Raises:
+        EvidenceError: it is.
+    """
+    if len(header) > MAX_COLUMNS:
+        raise EvidenceError(
+            f"the header names {len(header)} columns, more than the {MAX_COLUMNS} that are read",
+            file=file,
+            line=line,
+        )
