@@ -81,13 +81,13 @@ def judge_files(
     oracle stand for parity.
 
     Raises:
-        UsageError: a path that cannot be read, or no bench CSV among them.
+        UsageError: a path that cannot be read, or neither bench CSV nor JUnit file among them.
     """
     given = _read(paths)
-    if not given.benches and not given.broken:
+    if not (given.benches or given.junit or given.broken):
         raise UsageError(
-            f"no bench CSV among {', '.join(map(str, paths))}",
-            remedy="name at least one CSV with L and times, or a run directory",
+            f"neither a bench CSV nor test results among {', '.join(map(str, paths))}",
+            remedy="name at least one CSV with L and times, a JUnit file or a run directory",
         )
     notes: list[str] = []
     gates = list(given.broken)
@@ -246,8 +246,9 @@ def _decide(
     )
     order = (Verdict.INVALID, Verdict.FAIL, Verdict.NOT_VERIFIED)
     named = [f"{g.gate} is {v.value}" for v in order for g in gates if g.verdict is v]
-    summary = f"UNDECIDED: {listed(named, 4)}."
-    if worst(gate.verdict for gate in gates) is Verdict.NOT_VERIFIED:
+    summary = f"UNDECIDED: {listed(named, 4) if named else 'nothing was timed'}."
+    one_card = len({row.device for row in rows if row.device}) < 2
+    if one_card and worst(gate.verdict for gate in gates) is Verdict.NOT_VERIFIED:
         summary += _at_their_word(rows, margin)
     return Decision(
         outcome=Outcome.UNDECIDED, margin=margin, summary=summary, obstacles=tuple(obstacles)

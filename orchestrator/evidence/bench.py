@@ -46,7 +46,7 @@ _OK = "ok"
 _COUNTS = ("N", "H", "D", "Dv", "L", "streams")
 _MEASURED = ("tri_ms", "ref_ms", "speedup", "mae")
 """What every cell that ran has."""
-_IDENTITY = (
+IDENTITY = (
     "mode", "dist", "N", "H", "D", "Dv", "nspans", "streams", "dtype", "level", "form", "ragged",
 )  # fmt: skip
 """What the contract may name a family by."""
@@ -281,7 +281,8 @@ class _Columns:
         self._check(read)
         file = [self._file] * len(self._lines)
         return map(
-            BenchRow._make, zip(file, self._lines, self._families(), *read.values(), strict=True)
+            BenchRow._make,
+            zip(file, self._lines, self._families(read), *read.values(), strict=True),
         )
 
     def _check(self, read: Mapping[str, Sequence[Any]]) -> None:
@@ -310,14 +311,14 @@ class _Columns:
                     number, "contract", f"version {version}; this is {contract.CONTRACT_VERSION}"
                 )
 
-    def _families(self) -> list[str]:
-        """Named by the contract; few are distinct, so each is named once."""
-        named: dict[tuple[str, ...], str] = {}
+    def _families(self, read: Mapping[str, Sequence[Any]]) -> list[str]:
+        """Named by the contract, from what was read: `01` is `1`. Each is named once."""
+        named: dict[tuple[object, ...], str] = {}
         families = []
-        for key in zip(*(self._fields(name) for name in _IDENTITY), strict=True):
+        for key in zip(*(read[name] for name in IDENTITY), strict=True):
             if key not in named:
-                present = zip(_IDENTITY, key, strict=True)
-                named[key] = contract.family_of({name: value for name, value in present if value})
+                present = zip(IDENTITY, key, strict=True)
+                named[key] = contract.family_of({n: str(v) for n, v in present if v is not None})
             families.append(named[key])
         return families
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 from kernels.bench import contract
+from orchestrator.evidence.bench import CHOICES, IDENTITY
 from orchestrator.evidence.errors import EvidenceError
-from orchestrator.evidence.text import refuse_wide, text_of
+from orchestrator.evidence.text import NOT_FINITE, NUMBER, refuse_wide, text_of
 
 MAX_BYTES = 64 * 2**20
 _LARGEST = 1e9
@@ -54,6 +56,16 @@ _MEASURED = (*_TIMES, "speedup", "mae")
 _FINE = ("", "ok", "pass", "passed", "success", "done", "0")
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+", re.ASCII)
 _WITH_UNIT = re.compile(r"(.*?)\s*(ms|us|x)")
+_MICRO = str.maketrans("\u00b5\u03bc", "uu")
+"""Both signs that are written for a millionth."""
+_UNSAID = ("", "-", "?", "n/a", "na", "none", "null")
+_DTYPES = {
+    "float16": "fp16", "half": "fp16", "torch.float16": "fp16", "f16": "fp16",
+    "bfloat16": "bf16", "torch.bfloat16": "bf16",
+    "float32": "fp32", "float": "fp32", "torch.float32": "fp32", "f32": "fp32",
+}  # fmt: skip
+_CHOSEN = (*CHOICES, "ragged")
+"""Words that tell cells apart, whatever their case."""
 _FAILURES = ("ERROR", "FAIL", "OOM", "TIMEOUT", "CRASH")
 
 
@@ -177,6 +189,7 @@ class _Reader:
         self._spaced = not text.isascii() or any(space in text for space in " \t\v\f")
         self._csv = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         self._header: list[str] = []
+        self._lower: list[str] = []
         self._names: list[str] = []
         self._micro: frozenset[str] = frozenset()
         self._fields: list[list[str]] = []
@@ -225,7 +238,7 @@ class _Reader:
                     end = fields[1] if len(fields) > 1 else ""
             elif not self._names:
                 self._read_header(fields)
-            elif fields == self._header:
+            elif fields[0].lower() == self._lower[0] and [*map(str.lower, fields)] == self._lower:
                 raise self._error("a second header; the file was appended to")
             else:
                 whole = len(fields) == len(self._names)
@@ -249,17 +262,19 @@ class _Reader:
     def _read_header(self, fields: list[str]) -> None:
         refuse_wide(fields, self._name, self._csv.line_num)
         self._header = fields
+        self._lower = [field.lower() for field in fields]
         names, micro = [], set()
         for field in fields:
-            plain = re.sub(r"[^a-z0-9]+", "_", field.lower()).strip("_")
+            lower = field.lower().translate(_MICRO)
+            plain = re.sub(r"[^a-z0-9]+", "_", lower).strip("_")
             in_ms = re.sub(r"_(us|usec)$", "_ms", plain)
             name = _NAMES.get(plain)
             if name is None and in_ms != plain and _NAMES.get(in_ms) in _TIMES:
                 name = _NAMES[in_ms]
                 micro.add(name)
             names.append(name or field)
-        for name in names:
-            if names.count(name) > 1:
+        for name, times in Counter(names).items():
+            if times > 1:
                 both = " and ".join(
                     repr(h) for h, n in zip(self._header, names, strict=True) if n == name
                 )
@@ -284,48 +299,48 @@ class _Reader:
         told["mode"] = tuple(
             mode.lower() or guessed for mode in told.get("mode", [""] * self._size)
         )
-        families = self._families(told)
         nothing = (None,) * self._size
-        columns: list[Iterable[Any]] = []
+        columns: dict[str, Sequence[Any]] = {"mode": told["mode"]}
         for name in _READ:
             kinds = get_args(_TYPES[name])
             if name not in told:
-                columns.append(nothing)
+                columns[name] = nothing
             elif str in kinds:
-                columns.append([value or None for value in told[name]])
+                columns[name] = _words(name, told[name])
             elif int in kinds:
-                columns.append(self._counts(name, told[name]))
+                columns[name] = self._counts(name, told[name])
             else:
-                columns.append(self._numbers(name, told[name]))
-        files = [self._name] * self._size
+                columns[name] = self._numbers(name, told[name])
+        files, families = [self._name] * self._size, self._families(columns)
         return map(
             ForeignRow._make,
-            zip(files, self._lines, families, self._failed, told["mode"], *columns, strict=True),
+            zip(files, self._lines, families, self._failed, *columns.values(), strict=True),
         )
 
     @property
     def _size(self) -> int:
         return len(self._fields)
 
-    def _families(self, told: Mapping[str, Sequence[str]]) -> list[str]:
-        """Named by the contract; few are distinct, so each is named once."""
-        names = [name for name in told if name in _KNOWN and name not in (*_NOT_IDENTITY, "L")]
-        named: dict[tuple[str, ...], str] = {}
+    def _families(self, columns: Mapping[str, Sequence[Any]]) -> list[str]:
+        """Named by the contract, from what was read: `01` is `1`. Each is named once."""
+        named: dict[tuple[object, ...], str] = {}
         families = []
-        for key in zip(*(told[name] for name in names), strict=True):
+        for key in zip(*(columns[name] for name in IDENTITY), strict=True):
             if key not in named:
-                named[key] = contract.family_of(dict(zip(names, key, strict=True)))
+                present = zip(IDENTITY, key, strict=True)
+                named[key] = contract.family_of({n: str(v) for n, v in present if v is not None})
             families.append(named[key])
         return families
 
     def _numbers(self, name: str, fields: Sequence[str]) -> list[float | None]:
         scale = 1e-3 if name in self._micro else 1.0
-        try:
-            if scale == 1:
-                return list(map(float, fields))
-            return [float(field) * scale for field in fields]
-        except ValueError:
-            pass  # one that is empty, has a unit, or is a word: field by field then
+        if _plain(fields):
+            try:
+                if scale == 1:
+                    return list(map(float, fields))
+                return [float(field) * scale for field in fields]
+            except ValueError:
+                pass  # one that is empty, has a unit, or is a word: field by field then
         numbers: list[float | None] = []
         for index, field in enumerate(fields):
             number = _number(field)
@@ -337,30 +352,48 @@ class _Reader:
         return numbers
 
     def _counts(self, name: str, fields: Sequence[str]) -> Sequence[int | None]:
-        """Positive whole numbers; None for anything else."""
-        try:
-            counts = list(map(int, fields))
-        except ValueError:
-            counts = []
-        if counts and min(counts) >= 1 and max(counts) <= _LARGEST:
-            return counts
-        return [
-            int(n) if n is not None and 1 <= n <= _LARGEST and n == int(n) else None
-            for n in self._numbers(name, fields)
-        ]
+        """Positive whole numbers; None where nothing is said, or the cell did not run."""
+        if _plain(fields):
+            try:
+                counts = list(map(int, fields))
+            except ValueError:
+                counts = []
+            if counts and min(counts) >= 1 and max(counts) <= _LARGEST:
+                return counts
+        return [self._count(name, index, field) for index, field in enumerate(fields)]
+
+    def _count(self, name: str, index: int, field: str) -> int | None:
+        number = _number(field)
+        if number is not None and 1 <= number <= _LARGEST and number == int(number):
+            return int(number)
+        if field.lower() in _UNSAID or self._failed[index] is not None:
+            return None
+        raise EvidenceError(
+            f"{field[:40]!r} is not a whole number from 1 on",
+            file=self._name,
+            line=self._lines[index],
+            column=name,
+        )
 
 
-_NOT_IDENTITY = frozenset(
-    {*_MEASURED, *(name for name in _READ if float in get_args(_TYPES[name])), "status", "device"}
-)
-"""Columns that differ within a family; the contract's names for one do not use them."""
+def _words(name: str, fields: Sequence[str]) -> Sequence[str | None]:
+    if name == "dtype":
+        return [_DTYPES.get(field.lower(), field.lower()) or None for field in fields]
+    if name in _CHOSEN:
+        return [field.lower() or None for field in fields]
+    return [field or None for field in fields]
+
+
+def _plain(fields: Sequence[str]) -> bool:
+    """Whether float() reads what is written; it also takes `1_000` and full-width digits."""
+    joined = "".join(fields)
+    return joined.isascii() and "_" not in joined
 
 
 def _number(field: str) -> float | None:
     """`0.18`, `180 us` or `1.3x`; None for a word."""
-    with_unit = _WITH_UNIT.fullmatch(field)
-    try:
-        number = float(with_unit[1] if with_unit else field)
-    except ValueError:
+    with_unit = _WITH_UNIT.fullmatch(field.translate(_MICRO))
+    bare = with_unit[1] if with_unit else field
+    if not NUMBER.fullmatch(bare) and not NOT_FINITE.fullmatch(bare):
         return None
-    return number / 1e3 if with_unit and with_unit[2] == "us" else number
+    return float(bare) / 1e3 if with_unit and with_unit[2] == "us" else float(bare)

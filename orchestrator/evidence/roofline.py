@@ -9,12 +9,6 @@ from typing import NamedTuple, Protocol
 from orchestrator.evidence.cards import Card
 
 ITEMSIZE = {"fp16": 2, "bf16": 2, "fp32": 4}
-_DTYPES = {
-    **{name: name for name in ITEMSIZE},
-    "float16": "fp16", "half": "fp16", "torch.float16": "fp16", "f16": "fp16",
-    "bfloat16": "bf16", "torch.bfloat16": "bf16",
-    "float32": "fp32", "float": "fp32", "torch.float32": "fp32", "f32": "fp32",
-}  # fmt: skip
 _ASSUMED_DTYPE = "fp16"
 _ASSUMED = {
     missing: tuple(
@@ -103,7 +97,7 @@ def work_of(row: Shaped) -> Work | tuple[str, ...]:
     N, H, D, Dv, L = row.N, row.H, row.D, row.Dv, row.L  # noqa: N806
     if not (N and D and L):
         return tuple(name for name, value in (("N", N), ("D", D), ("L", L)) if not value)
-    dtype = _DTYPES.get(row.dtype or "") or _DTYPES.get((row.dtype or "").lower())
+    dtype = row.dtype if row.dtype in ITEMSIZE else None
     assumed = () if dtype and H and Dv else _ASSUMED[not dtype, not H, not Dv]
     most = work(N, H or 1, D, Dv or 0, N * L, dtype or _ASSUMED_DTYPE, assumed)
     if _every_row_has_its_own(row):

@@ -9,6 +9,8 @@ from orchestrator.evidence.errors import EvidenceError
 
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", re.ASCII)
 """A finite number: float() also takes `1_000`, full-width digits and `infinity`."""
+NOT_FINITE = re.compile(r"[+-]?(nan|inf(inity)?)", re.IGNORECASE | re.ASCII)
+"""What programs print where a number went wrong."""
 MAX_COLUMNS = 1000
 """More than any table of measurements has."""
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")

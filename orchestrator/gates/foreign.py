@@ -7,11 +7,12 @@ trust: such a file alone never leads to a decision.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import JsonValue
 
 from kernels.bench import contract
+from orchestrator.evidence.cards import find_card
 from orchestrator.evidence.foreign import ForeignRow, ForeignTable
 from orchestrator.gates.findings import Finding, conclude, counted, listed
 from orchestrator.gates.timed import cell_name, unverified
@@ -54,18 +55,32 @@ def _completeness(table: ForeignTable) -> GateResult:
                 "Reproduce the smallest of them; a compiler error names the kernel and the shape.",
             )
         )
-    findings += _repeated(table.rows)
+    cards = {name: _card(name) for name in {row.device for row in table.rows}}
+    if len(set(filter(None, cards.values()))) > 1:
+        findings.append(
+            unverified(
+                f"{table.file} has rows of several cards: {listed(sorted(filter(None, cards)))}.",
+                "Judge the rows of each card by themselves: a threshold holds for one card.",
+            )
+        )
+    findings += _repeated(table.rows, cards)
     measured: dict[str, JsonValue] = {"cells": len(table.rows), "failed": len(failed)}
     return conclude(
         f"completeness {table.file}", findings, measured, f"{counted(len(table.rows), 'cell')}."
     )
 
 
-def _repeated(rows: Sequence[ForeignRow]) -> Iterable[Finding]:
-    lines: dict[tuple[str, int | None], int] = {}
+def _card(name: str | None) -> str:
+    """The same for all names of a card."""
+    card = find_card(name or "")
+    return card.name if card else " ".join((name or "").lower().split())
+
+
+def _repeated(rows: Sequence[ForeignRow], cards: Mapping[str | None, str]) -> Iterable[Finding]:
+    lines: dict[tuple[str, int | None, str], int] = {}
     twice = []
     for row in rows:
-        first = lines.setdefault((row.family, row.L), row.line)
+        first = lines.setdefault((row.family, row.L, cards[row.device]), row.line)
         if first != row.line:
             twice.append(f"{row.where} repeats line {first} ({cell_name(row)})")
     if twice:

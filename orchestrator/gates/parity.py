@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.evidence import EvidenceError
 from orchestrator.evidence.junit import TestCase, TestOutcome, parse_junit
-from orchestrator.evidence.text import NUMBER
+from orchestrator.evidence.text import NOT_FINITE, NUMBER
 from orchestrator.gates.findings import Finding, conclude, counted, listed, malformed
 from orchestrator.gates.reference import AS_GOOD_AS_ZERO, kernel_forms
 from orchestrator.models.playbook import ParityGate
@@ -23,7 +22,6 @@ _ROUNDING = 1.01
 """Recorded numbers are rounded; a mean may exceed its maximum by this factor, no more."""
 _BY_CHANCE = 2
 """Tests that may well have recorded the same few digits."""
-_NOT_FINITE = re.compile(r"[+-]?(nan|inf(inity)?)", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ def _read(tests: Iterable[TestCase], findings: list[Finding]) -> list[_Measured]
 def _number(text: str) -> float:
     """As a bench CSV's; NaN and infinity too, which have a finding of their own."""
     text = text.strip()
-    if not NUMBER.fullmatch(text) and not _NOT_FINITE.fullmatch(text):
+    if not NUMBER.fullmatch(text) and not NOT_FINITE.fullmatch(text):
         raise ValueError(text)
     return float(text)
 

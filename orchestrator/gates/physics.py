@@ -99,7 +99,8 @@ class _Judge:
         self._launch_us = launch_us
         self._cards: dict[str, Card | None] = {}
         self._rows = 0
-        self._families: defaultdict[str, list[tuple[Work, Timed]]] = defaultdict(list)
+        self._families: defaultdict[tuple[str | None, str], list[tuple[Work, Timed]]]
+        self._families = defaultdict(list)
         self._impossible: list[tuple[float, Time, Bound, Card]] = []
         self._unreal: list[str] = []
         self._misstated: list[str] = []
@@ -136,7 +137,7 @@ class _Judge:
         if not isinstance(work, Work):
             self._missing.update(work)
         else:
-            self._families[row.family].append((work, row))
+            self._families[row.device, row.family].append((work, row))
             if work.assumed:
                 self._assumed[work.assumed] += 1
             elif row.bytes != work.bytes or row.flops != work.flops:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 from evidence_samples import case as junit_case
-from evidence_samples import csv_of, interpreted, junit, row, skip
+from evidence_samples import PARITY, csv_of, interpreted, junit, row, skip
 from test_reporting import complete
 
 from orchestrator.cli.app import cli
@@ -136,6 +137,89 @@ def test_no_missing_column_ever_passes(tmp_path: Path, column: str) -> None:
 def test_what_is_no_table_of_cells_is_refused(text: str, says: str) -> None:
     with pytest.raises(EvidenceError, match=says):
         parse_foreign(text.encode())
+
+
+HONEST = {
+    "mode": "dense", "N": "1024", "H": "8", "D": "128", "Dv": "128", "L": "256", "streams": "1",
+    "tri_ms": "0.18", "ref_ms": "0.24", "speedup": "1.333", "mae": "2e-4", "dtype": "fp16",
+    "device": "RTX 4090",
+}  # fmt: skip
+
+
+def foreign_csv(folder: Path, *rows: dict[str, str]) -> Path:
+    """A CSV of honest rows with some fields changed."""
+    file = folder / "x.csv"
+    with file.open("w", newline="") as out:
+        writer = csv.DictWriter(out, HONEST)
+        writer.writeheader()
+        writer.writerows({**HONEST, **changes} for changes in rows)
+    return file
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        {"mode": "DENSE"},
+        {"dtype": "FP16"},
+        {"dtype": "torch.float16"},
+        {"N": "1024.0"},
+        {"streams": "01"},
+        {"L": "+256"},
+        {"device": "rtx  4090"},
+        {"device": "NVIDIA GeForce RTX 4090"},
+    ],
+    ids=str,
+)
+def test_a_doubled_row_is_one_however_it_is_spelled(tmp_path: Path, spelling: dict) -> None:
+    found = judged(foreign_csv(tmp_path, {}, spelling))
+    assert verdicts(found)["completeness"] == "INVALID"
+    assert "line 3 repeats line 2" in json.dumps(found)
+
+
+def test_rows_of_two_cards_are_no_one_measurement(tmp_path: Path) -> None:
+    other = {"device": "NVIDIA H200"}
+    found = judged(foreign_csv(tmp_path, {}, {"L": "512"} | other, other, {"L": "512"}))
+    assert verdicts(found)["completeness"] == "NOT_VERIFIED"
+    told = json.dumps(found)
+    assert "x.csv has rows of several cards: NVIDIA H200, RTX 4090." in told
+    assert "repeats" not in told
+    assert "Taken at their word" not in told
+
+
+@pytest.mark.parametrize("spelling", [{"N": "01024"}, {"streams": "+1"}], ids=str)
+def test_so_is_a_row_of_ours(tmp_path: Path, spelling: dict) -> None:
+    dense, _ = write_set(tmp_path)
+    rows = [_cell("dense", length) for length in LENGTHS["dense"]]
+    dense.write_bytes(csv_of("dense", *rows, {**rows[0], **spelling}))
+    assert "cells that were measured twice: L=64" in json.dumps(judged(dense))
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("N", "1,024"), ("N", "1.024"), ("L", "9" * 400), ("H", "0"), ("D", "x")]
+)
+def test_a_size_that_cannot_be_read_is_not_passed_over(
+    tmp_path: Path, column: str, value: str
+) -> None:
+    (bench, *_) = judged(foreign_csv(tmp_path, {}, {column: value, "L": "512"} | {column: value}))[
+        "gates"
+    ]
+    assert bench["verdict"] == "INVALID"
+    assert f"line 3, column {column}: {value[:40]!r} is not a whole number" in bench["message"]
+
+
+def test_a_second_header_is_one_in_capitals(tmp_path: Path) -> None:
+    file = foreign_csv(tmp_path, {}, {"L": "512"})
+    file.write_text(file.read_text() + file.read_text().upper())
+    assert "line 4: a second header" in judge(file).output
+
+
+@pytest.mark.parametrize("sign", ["\u00b5", "\u03bc", "u"])
+def test_microseconds_are_read_as_such(tmp_path: Path, sign: str) -> None:
+    values = (
+        f"{HEADER.replace('tri_ms', f'triton ({sign}s)')}\ndense,1,1,1,1,1,1,180,240 {sign}s,1,0\n"
+    )
+    (found,) = parse_foreign(values.encode()).rows
+    assert (found.tri_ms, found.ref_ms) == (0.18, 0.24)
 
 
 @pytest.mark.parametrize("begin", [HEADER, f"contract,{HEADER}", "timestamp_ms,sm_mhz"])
@@ -338,6 +422,34 @@ def test_skipped_tests_beside_the_csvs_count(tmp_path: Path) -> None:
     assert found["decision"]["outcome"] == "UNDECIDED"
 
 
+@pytest.mark.parametrize(
+    ("data", "verdict", "says"),
+    [
+        (junit(junit_case("t", inner=skip("no flag"))), "NOT_VERIFIED", "skipped is not passed"),
+        (junit(), "NOT_VERIFIED", "No test was collected"),
+        (b'<!DOCTYPE x [<!ENTITY a "b">]><testsuites/>', "INVALID", "a document type or entity"),
+        (b"<html><body>404</body></html>", "INVALID", "not a JUnit file"),
+    ],
+)
+def test_test_results_alone_are_judged(
+    tmp_path: Path, data: bytes, verdict: str, says: str
+) -> None:
+    file = tmp_path / "parity.xml"
+    file.write_bytes(data)
+    found = judged(file)
+    assert (found["verdict"], found["decision"]["outcome"]) == (verdict, "UNDECIDED")
+    assert says in found["gates"][0]["message"]
+
+
+def test_tests_that_pass_decide_nothing_alone(tmp_path: Path) -> None:
+    file = tmp_path / "parity.xml"
+    file.write_bytes(junit(junit_case("t", PARITY)))
+    found = judged(file)
+    assert [gate["verdict"] for gate in found["gates"]] == ["PASS", "PASS"]
+    assert found["exit_code"] == 4
+    assert found["decision"]["summary"] == "UNDECIDED: nothing was timed."
+
+
 def test_a_broken_telemetry_is_invalid_and_not_ignored(tmp_path: Path) -> None:
     files = write_set(tmp_path)
     (tmp_path / "telemetry.csv").write_text("timestamp_ms,sm_mhz\n1,fast\n")
@@ -411,7 +523,7 @@ def test_nothing_to_judge_is_a_usage_error(tmp_path: Path) -> None:
     telemetry.write_bytes((MACHINE / "quiet.csv").read_bytes())
     for path, says in (
         (tmp_path, "no run.json"),
-        (telemetry, "no bench CSV"),
+        (telemetry, "neither a bench CSV nor test results"),
         (tmp_path / "none.csv", "does not exist"),
     ):
         with pytest.raises((UsageError, click.UsageError), match=says):
