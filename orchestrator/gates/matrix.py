@@ -21,11 +21,15 @@ class Member(Protocol):
     """A row, as far as the matrix goes."""
 
     @property
+    def file(self) -> str: ...  # noqa: D102
+    @property
     def family(self) -> str: ...  # noqa: D102
     @property
     def L(self) -> int | None: ...  # noqa: D102, N802
     @property
     def mode(self) -> str: ...  # noqa: D102
+    @property
+    def device(self) -> str | None: ...  # noqa: D102
     @property
     def nspans(self) -> int | None: ...  # noqa: D102
     @property
@@ -44,9 +48,11 @@ _MEASURE = "Measure them: a threshold holds for every length above it."
 def matrix_gate(rows: Sequence[Member]) -> GateResult:
     """Judge the cells of all files as one matrix."""
     families: dict[str, set[int]] = {}
+    cells = 0
     for row in rows:
         if row.L is not None:
             families.setdefault(row.family, set()).add(row.L)
+            cells += 1
     tested = set().union(*families.values())
     holes = [
         f"{family} L={length}"
@@ -58,6 +64,8 @@ def matrix_gate(rows: Sequence[Member]) -> GateResult:
     if holes:
         message = f"{counted(len(holes), 'cell')} missing that other rows have: {listed(holes, 5)}."
         findings.append(Finding(Verdict.NOT_VERIFIED, Reason.INCOMPLETE, message, _MEASURE))
+    if cells > sum(map(len, families.values())):
+        findings += _in_two_files(rows)
     findings += shape_findings(rows)
     if not families:
         findings.append(
@@ -72,6 +80,22 @@ def matrix_gate(rows: Sequence[Member]) -> GateResult:
         {**measured},
         f"{counted(len(families), 'measured distribution')}, without holes.",
     )
+
+
+def _in_two_files(rows: Sequence[Member]) -> Iterator[Finding]:
+    """A cell of two runs on one card: which of them counts is nobody's choice."""
+    first: dict[tuple[str, int | None, str | None], str] = {}
+    for row in rows:
+        file = first.setdefault((row.family, row.L, row.device), row.file)
+        if file != row.file:
+            yield Finding(
+                Verdict.INVALID,
+                Reason.MALFORMED,
+                f"{row.family} L={row.L} was measured in {file} and again in {row.file}: these are "
+                "not the files of one run.",
+                "Judge each run by itself; `orchestrate compare` holds two against each other.",
+            )
+            return
 
 
 def shape_findings(rows: Sequence[Member]) -> Iterator[Finding]:

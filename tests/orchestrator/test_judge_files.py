@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner, Result
-from evidence_samples import case as junit_case
 from evidence_samples import PARITY, csv_of, interpreted, junit, row, skip
+from evidence_samples import case as junit_case
 from test_reporting import complete
 
 from orchestrator.cli.app import cli
@@ -373,6 +373,15 @@ def test_one_missing_cell_decides_nothing(tmp_path: Path, cell: str) -> None:
     assert f"L={cell.partition('_')[2]}" in next(
         g["message"] for g in found["gates"] if g["gate"] == "completeness matrix"
     )
+
+
+def test_the_files_of_two_runs_are_not_one_set(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_set(tmp_path / name)
+    found = judged(*(tmp_path / name / "sel_dense.csv" for name in ("a", "b")))
+    assert verdicts(found)["matrix"] == "INVALID"
+    assert "and again in " in json.dumps(found)
 
 
 def test_a_margin_that_nobody_reaches_keeps_it_off(tmp_path: Path) -> None:
