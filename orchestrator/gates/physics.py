@@ -44,6 +44,10 @@ _WINDOW = 0.9
 """Of the time that the iterations must have taken, between two readings of a wall clock."""
 _BELOW_LAUNCH = 0.25
 """Of the launch floor: less is no launch, even if the card was asleep when that was measured."""
+_OTHER_UNIT = 1 / 500
+"""Of the card's speed: where nothing is faster, the unit is in doubt ..."""
+_SHORT_MS = 1.0
+"""... unless it is launches that were timed."""
 _HEADROOM = 2.0
 """On L2 bandwidths that were measured, and may have been measured better."""
 
@@ -295,6 +299,14 @@ class _Judge:
             )
         if self._cached:
             found.append(self._say_cached())
+        if self._closest and self._closest[0] < _OTHER_UNIT and self._closest[1].ms > _SHORT_MS:
+            found.append(
+                unverified(
+                    f"{self._closest[1]} comes nearest to what the card can do, with "
+                    f"{self._closest[0]:.2%} of it: these may be microseconds.",
+                    "Look at which unit the benchmark writes; ms is what the columns mean.",
+                )
+            )
         return found
 
     def _say_impossible(self) -> Finding:

@@ -222,6 +222,15 @@ def test_microseconds_are_read_as_such(tmp_path: Path, sign: str) -> None:
     assert (found.tri_ms, found.ref_ms) == (0.18, 0.24)
 
 
+def test_microseconds_that_are_called_ms_are_doubted(tmp_path: Path) -> None:
+    slow = [{"L": str(n), "tri_ms": str(n * 0.35), "ref_ms": str(n * 0.467)} for n in (256, 512)]
+    found = judged(foreign_csv(tmp_path, *slow))
+    assert verdicts(found)["physics"] == "NOT_VERIFIED"
+    assert "with 0.15% of it: these may be microseconds" in json.dumps(found)
+    fast = [{**row, "ref_ms": "0.3"} for row in slow]
+    assert "microseconds" not in json.dumps(judged(foreign_csv(tmp_path, *fast)))
+
+
 @pytest.mark.parametrize("begin", [HEADER, f"contract,{HEADER}", "timestamp_ms,sm_mhz"])
 def test_a_header_without_end_is_refused_at_once(tmp_path: Path, begin: str) -> None:
     file = tmp_path / "x.csv"
