@@ -48,7 +48,7 @@ class RemoteFiles:
                 client = transport.open_sftp_client()
             except paramiko.ChannelException:
                 raise
-            except (paramiko.SSHException, paramiko.SFTPError, EOFError) as error:
+            except (paramiko.SSHException, paramiko.SFTPError, EOFError, OSError) as error:
                 if not still_up(transport):
                     raise EOFError(str(error)) from error
                 raise _no_sftp(pod, str(error)) from error

@@ -22,7 +22,7 @@ def test_a_pod_whose_clock_jumps(rig: Rig, reference: Reference, jump: float) ->
     """The job's time limit does not run out, and its duration is what it took."""
     clock = rig.folder / "clock"
     rig.run_by(HERE / "shifted.py", clock, what="*/agent | work.py")
-    controller = rig.start(seconds=1.5, timeout=60)
+    controller = rig.start(seconds=3, timeout=60)
     rig.wait_for_log(controller, "line 000003")
     clock.write_text(str(jump))
     rig.assert_whole(controller.end(), reference)

@@ -153,7 +153,7 @@ def test_a_job_cancelled_on_its_way_to_the_pod_is_never_started(rig: Rig) -> Non
 
 def test_a_job_that_nobody_could_follow_is_not_begun_again(rig: Rig, reference: Reference) -> None:
     """Whoever follows it on the pod is killed, time and again; the job goes on."""
-    controller = rig.start(seconds=1)
+    controller = rig.start(seconds=2)
     rig.wait_for_log(controller, "line 000003")
     supervisor = rig.supervisor("dense")
     os.kill(rig.command("dense"), signal.SIGSTOP)

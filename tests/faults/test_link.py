@@ -117,7 +117,7 @@ def test_a_pod_that_stays_away_ends_the_run_but_not_the_job(rig: Rig, reference:
     controller = rig.start("--reconnect-for", "3", seconds=1.0)
     reached(rig, controller, "job")
     rig.link.reset()
-    outcome = controller.end(30)
+    outcome = controller.end()
     assert outcome.code == 6, outcome.stderr
     assert "orchestrate resume" in outcome.stderr
     assert "not back within 3 s" in outcome.stderr
@@ -160,7 +160,7 @@ def test_a_key_that_is_refused_for_a_while_leaves_the_job_alone(
     rig: Rig, reference: Reference
 ) -> None:
     """Not worth trying again, but no reason to begin the job again beside itself."""
-    controller = rig.start(seconds=1.5)
+    controller = rig.start(seconds=3)
     reached(rig, controller, "job")
     keys, away = rig.server.folder / "id.pub", rig.server.folder / "id.away"
     rig.server.kill()
@@ -177,7 +177,7 @@ def test_a_key_that_is_refused_for_a_while_leaves_the_job_alone(
 
 
 def test_ctrl_c_while_the_pod_is_away_detaches(rig: Rig, reference: Reference) -> None:
-    controller = rig.start(seconds=1.5)
+    controller = rig.start(seconds=3)
     reached(rig, controller, "job")
     rig.link.reset()
     rig.wait_for(controller, "pod.unreachable")
@@ -192,7 +192,7 @@ def test_ctrl_c_while_the_pod_is_away_detaches(rig: Rig, reference: Reference) -
 
 
 def test_a_job_whose_directory_is_gone_is_lost_not_begun_again(rig: Rig) -> None:
-    controller = rig.start(seconds=1.5)
+    controller = rig.start(seconds=3)
     reached(rig, controller, "job")
     rig.link.reset()
     rig.wait_for(controller, "pod.unreachable")

@@ -83,7 +83,7 @@ def followers(rig: Rig) -> list[int]:
 
 
 def test_a_killed_follower_is_replaced(rig: Rig, reference: Reference) -> None:
-    controller = rig.start(seconds=2)
+    controller = rig.start(seconds=3)
     rig.wait_for_log(controller, "line 000003")
     (follower,) = followers(rig)
     os.kill(follower, signal.SIGKILL)

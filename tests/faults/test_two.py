@@ -91,7 +91,7 @@ def test_code_that_came_while_a_job_ran_decides_nothing(
     rigs: list[Rig], reference: Reference
 ) -> None:
     one, two = rigs
-    first = one.start(seconds=0.5)
+    first = one.start(seconds=2)
     one.wait_for_log(first, "line 000003")
     os.kill(one.command("dense"), signal.SIGSTOP)
     brings_other_code(two)

@@ -65,14 +65,14 @@ class Agent:
         """Submit, wait for the end, return the result."""
         self.submit(script, **fields)
         result = self.dir / "result.json"
-        assert eventually(result.exists, 10)
+        assert eventually(result.exists)
         return json.loads(result.read_text())
 
     def log(self) -> str:
         return (self.dir / "log").read_text()
 
 
-def eventually(condition: Any, seconds: float = 5) -> bool:
+def eventually(condition: Any, seconds: float = 30) -> bool:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -69,7 +69,7 @@ def python():
 @pytest.fixture
 def agent(python, tmp_path):
     yield Agent(python, tmp_path / "jobs" / "j1")
-    assert eventually(lambda: not processes_of(tmp_path), 3), processes_of(tmp_path)
+    assert eventually(lambda: not processes_of(tmp_path)), processes_of(tmp_path)
     errors = tmp_path / "jobs" / "j1" / "agent.log"
     assert not errors.exists() or not errors.read_text()
 

@@ -35,8 +35,8 @@ def test_success_is_recorded_with_what_the_controller_needs(agent):
     assert result["job_id"] == "j1"
     assert result["log_bytes"] == (agent.dir / "log").stat().st_size
     assert result["log_sha256"] == hashlib.sha256((agent.dir / "log").read_bytes()).hexdigest()
-    assert 0 < result["duration_s"] < 5
-    assert 0 < result["ended_at"] - result["started_at"] < 5
+    assert 0 < result["duration_s"] < 30
+    assert 0 < result["ended_at"] - result["started_at"] < 30
     assert 1 << 20 < result["max_rss_bytes"] < 1 << 30
     assert (agent.dir.stat().st_mode & 0o777) == 0o700
 
@@ -59,7 +59,7 @@ def test_sigkill_from_outside_is_not_called_oom(agent):
 def test_timeout_kills_what_ignores_term(agent):
     result = agent.run("trap '' TERM; (trap '' TERM; sleep 60) & sleep 60 & wait", timeout_s=0.2)
     assert (result["state"], result["reason"], result["signal"]) == ("FAILED", "timeout", 9)
-    assert result["duration_s"] < 3
+    assert result["duration_s"] < 30
 
 
 def test_a_stopped_command_may_clean_up_with_its_children(agent):
@@ -95,7 +95,7 @@ def test_a_process_that_left_the_group_cannot_hold_the_result_back(agent):
     os.kill(int((agent.dir / "pid").read_text()), signal.SIGKILL)
     assert result["state"] == "SUCCEEDED"
     assert agent.log() == "done\n"
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 30
 
 
 def test_a_pod_shutting_down_is_not_a_result_of_the_experiment(agent):
@@ -165,7 +165,7 @@ def test_a_submission_that_died_half_way_is_finished_by_the_next(agent, tmp_path
         if path.name not in ("job.json", "out"):
             path.unlink()
     assert agent("status")["state"] == "SUBMITTED"
-    follower = subprocess.run(agent.command("follow", 0), stdout=-1, check=True, timeout=5)
+    follower = subprocess.run(agent.command("follow", 0), stdout=-1, check=True, timeout=20)
     assert follower.stdout == b""
     assert agent.submit(f"echo started >>{tmp_path}/starts")["created"]
     assert agent.wait()["state"] == "SUCCEEDED"
@@ -182,7 +182,7 @@ def test_a_killed_supervisor_means_lost_and_is_never_restarted(agent, tmp_path):
     assert (lost["state"], lost["result"], lost["command_alive"]) == ("LOST", None, True)
     again = agent.submit(script)
     assert (again["state"], again["created"]) == ("LOST", False)
-    assert subprocess.run(agent.command("follow", 0), check=True, timeout=5, stdout=-1)
+    assert subprocess.run(agent.command("follow", 0), check=True, timeout=20, stdout=-1)
     cancelled = agent("cancel")  # stops what the supervisor left behind
     assert (cancelled["state"], cancelled["command_alive"]) == ("LOST", False)
     assert (tmp_path / "starts").read_text() == "started\n"
@@ -286,10 +286,12 @@ def test_a_directory_that_is_not_a_job_is_not_cancelled(agent):
 
 
 @pytest.mark.parametrize("forged", ['{"state": "SUCCEEDED"}', "{}", "not JSON"])
-def test_a_result_that_the_job_wrote_itself_counts_for_nothing(agent, forged):
-    agent.submit(f"echo '{forged}' >$ORCH_JOB_DIR/result.json; echo done; sleep 5; exit 7")
+def test_a_result_that_the_job_wrote_itself_counts_for_nothing(agent, tmp_path, forged):
+    until_asked = f"until [ -e {tmp_path}/asked ]; do sleep 0.05; done"
+    agent.submit(f"echo '{forged}' >$ORCH_JOB_DIR/result.json; echo done; {until_asked}; exit 7")
     assert eventually(lambda: agent.log() == "done\n")
     assert agent("status")["state"] == "RUNNING"
+    (tmp_path / "asked").touch()
     ended = agent.wait()
     assert (ended["state"], ended["result"]["exit_code"]) == ("FAILED", 7)
 
@@ -336,7 +338,7 @@ def test_follow_notices_that_nobody_reads(agent):
     with subprocess.Popen(agent.command("follow", 0), stdout=-1, stderr=-1) as follower:
         time.sleep(0.2)
         follower.stdout.close()
-        assert follower.wait(2) == 0
+        assert follower.wait(20) == 0
         assert follower.stderr.read() == b""
     agent("cancel")
 
@@ -351,11 +353,11 @@ def test_follow_says_on_stderr_why_it_cannot(agent):
 # -- secrets
 
 
-def test_a_secret_is_used_and_masked_and_nowhere_to_be_found(agent):
+def test_a_secret_is_used_and_masked_and_nowhere_to_be_found(agent, tmp_path):
     script = f"""
         [ "$TOKEN" = "$(printf 'tiger'; printf -- '-7Yq')" ] && echo same
         echo "all $TOKEN end"; printf "%s" "${{TOKEN:0:4}}"; sleep 0.3; echo "${{TOKEN:4}}!"
-        printf "%s" "${{TOKEN:0:5}}"; sleep {0.4}
+        printf "%s" "${{TOKEN:0:5}}"; until [ -e {tmp_path}/seen ]; do sleep 0.05; done
         """
     status = agent.submit(script, secrets={"TOKEN": SECRET})
     time.sleep(0.2)  # half of it is out now
@@ -365,6 +367,7 @@ def test_a_secret_is_used_and_masked_and_nowhere_to_be_found(agent):
             assert SECRET.encode() not in (process / "cmdline").read_bytes()
     supervisor = Path(f"/proc/{status['supervisor_pid']}/environ")
     assert SECRET.encode() not in supervisor.read_bytes()
+    (tmp_path / "seen").touch()
     assert agent.wait()["state"] == "SUCCEEDED"
     assert agent.log() == "same\nall *** end\n***!\ntiger"
     for path in agent.dir.rglob("*"):

@@ -124,7 +124,7 @@ def test_no_nvidia_smi_holds_a_job_up_or_leaves_a_file(agent, smi, gpus):
     smi.says(gpus, apps=gpus)
     result = agent.run("echo done")
     assert (result["state"], agent.log()) == ("SUCCEEDED", "done\n")
-    assert result["duration_s"] < 2
+    assert result["duration_s"] < 20
     assert not (agent.dir / "telemetry.csv").exists()
     assert agent("manifest")["telemetry"] is None
     # whatever was started is gone: the fixture looks
@@ -173,9 +173,9 @@ def test_a_long_job_s_telemetry_thins_out_and_is_bounded(tmp_path, monkeypatch):
             return watched._samples.get("0") == 4000
         return False
 
-    assert eventually(all_read, 20)
+    assert eventually(all_read)
     watched.stop()
-    assert {process.wait(5) for process in started} <= {0, -signal.SIGKILL}
+    assert {process.wait(20) for process in started} <= {0, -signal.SIGKILL}
     size = file.stat().st_size
     assert 8_000 < size < 12_300  # thinned: 4000 lines are 400 kB
     assert file.read_text().count("\n") > 20

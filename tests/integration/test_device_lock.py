@@ -62,7 +62,7 @@ def bench(tmp_path, python):
         made(job.name)("cancel")
         errors = job / "agent.log"
         assert not errors.exists() or not errors.read_text()
-    assert eventually(lambda: not processes_of(tmp_path), 3), processes_of(tmp_path)
+    assert eventually(lambda: not processes_of(tmp_path)), processes_of(tmp_path)
 
 
 def interval(out: Path) -> tuple[float, float]:
@@ -90,15 +90,15 @@ def test_jobs_on_one_device_run_one_after_the_other(bench):
 def test_a_wait_is_visible_and_names_the_holder(bench):
     began = time.time()
     first = bench.submit("first")
-    answer = bench.submit("second", "echo mine", timeout_s=0.5)
+    answer = bench.submit("second", "echo mine", timeout_s=2)
     assert (answer["state"], answer["created"], answer["result"]) == ("SUBMITTED", True, None)
     holder = bench("second")("status")["waiting_for"]
     assert (holder["job_id"], holder["pid"]) == ("first", first["pid"])
     assert holder["user"] == getpass.getuser()
     assert began <= holder["since"] <= time.time()
-    again = bench.submit("second", "echo mine", timeout_s=0.5, min_free_bytes=1 << 60)
+    again = bench.submit("second", "echo mine", timeout_s=2, min_free_bytes=1 << 60)
     assert (again["state"], again["created"]) == ("SUBMITTED", False)
-    time.sleep(0.6)  # its timeout does not run yet
+    time.sleep(2.1)  # its timeout does not run yet
     assert not (bench("second").dir / "log").exists()
     with subprocess.Popen(bench("second").command("follow", 0), stdout=-1) as follower:
         time.sleep(0.3)
@@ -107,7 +107,7 @@ def test_a_wait_is_visible_and_names_the_holder(bench):
         assert follower.stdout.read() == b"mine\n"
     done = bench("second")("status")
     assert (done["state"], done["waiting_for"]) == ("SUCCEEDED", None)
-    assert done["result"]["duration_s"] < 0.5
+    assert done["result"]["duration_s"] < 2
 
 
 @every_python
@@ -147,7 +147,7 @@ def test_a_waiting_job_is_cancelled_without_a_start(bench, tmp_path):
     bench.submit("second", f"touch {tmp_path}/ran")
     began = time.monotonic()
     cancelled = bench("second")("cancel")
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
     assert (cancelled["state"], cancelled["result"]["started_at"]) == ("CANCELLED", None)
     assert bench("first")("cancel")["state"] == "CANCELLED"
     assert not (tmp_path / "ran").exists()
@@ -368,9 +368,9 @@ def test_two_runs_at_once_measure_one_after_the_other(labs, tmp_path):
 def test_the_second_run_goes_on_when_the_first_is_killed_with_its_job(labs, tmp_path):
     first = started(labs[0], "--set", "seconds=60")
     jobs = tmp_path / "cache/embedded/work"
-    assert eventually(lambda: list(jobs.glob("*/.orchestrate/jobs/*/log")), 30)
+    assert eventually(lambda: list(jobs.glob("*/.orchestrate/jobs/*/log")))
     second = started(labs[1])
-    assert eventually(lambda: events(labs[1], "job.waiting"), 30)
+    assert eventually(lambda: events(labs[1], "job.waiting"))
     first.kill()  # its job goes on, and has the device
     time.sleep(1)
     assert not second.over
@@ -383,14 +383,14 @@ def test_the_second_run_goes_on_when_the_first_is_killed_with_its_job(labs, tmp_
 def test_a_second_run_that_does_not_wait_names_the_holder(labs, tmp_path):
     first = started(labs[0], "--set", "seconds=60")
     jobs = tmp_path / "cache/embedded/work"
-    assert eventually(lambda: list(jobs.glob("*/.orchestrate/jobs/*/log")), 30)
+    assert eventually(lambda: list(jobs.glob("*/.orchestrate/jobs/*/log")))
     second = labs[1].run("--phase", "0-2", "--no-wait")
     assert second.code == 3
     holder = f"taken by job {the_run(labs[0])}"
     assert holder in second.stderr, second.stderr
     assert "without --no-wait" in second.stderr
     third = started(labs[1])
-    assert eventually(lambda: events(labs[1], "job.waiting"), 30)
+    assert eventually(lambda: events(labs[1], "job.waiting"))
     for controller in (third, first):
         controller.signal(signal.SIGINT)
         outcome = controller.end()
@@ -403,11 +403,11 @@ def test_a_second_run_that_does_not_wait_names_the_holder(labs, tmp_path):
 def test_an_interrupted_wait_leaves_nothing_behind(labs, tmp_path):
     first = started(labs[0], "--set", "seconds=60")
     jobs = tmp_path / "cache/embedded/work"
-    assert eventually(lambda: list(jobs.glob("*/.orchestrate/jobs/*/log")), 30)
+    assert eventually(lambda: list(jobs.glob("*/.orchestrate/jobs/*/log")))
     second = started(labs[1])
-    assert eventually(lambda: events(labs[1], "job.waiting"), 30)
+    assert eventually(lambda: events(labs[1], "job.waiting"))
     for controller in (second, first):
         controller.signal(signal.SIGINT)
         assert controller.end().code == 130
-    assert eventually(lambda: not processes_of(jobs), 5), processes_of(jobs)
+    assert eventually(lambda: not processes_of(jobs)), processes_of(jobs)
     assert len(list(jobs.glob("*/.orchestrate/jobs/*/log"))) == 1

@@ -167,10 +167,15 @@ def test_a_log_that_something_else_wrote_to_is_told(runner):
 def test_a_job_that_waits_starts_when_the_device_is_free(runner, tmp_path):
     lock = str(tmp_path / "lock")
     runner.launcher.submit(runner.spec("sleep 60", "first", lock=lock))
-    timer = threading.Timer(1, runner.launcher.cancel, ("first",))
-    timer.start()
+
+    def free() -> None:
+        assert eventually(lambda: runner.said)  # that it waits
+        runner.launcher.cancel("first")
+
+    freeing = threading.Thread(target=free)
+    freeing.start()
     ended = runner.run(runner.spec("echo mine", lock=lock))
-    timer.join()
+    freeing.join()
     assert ended.outcome.state.value == "SUCCEEDED"
     states = [status.state for status in runner.said]
     assert states[0] == "SUBMITTED"

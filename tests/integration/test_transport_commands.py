@@ -10,6 +10,7 @@ import stat
 import threading
 from pathlib import Path
 
+import paramiko
 import pytest
 
 from orchestrator.errors import ConnectionLost, InfraError, PullError
@@ -18,6 +19,7 @@ from orchestrator.transport.connection import Connection
 from orchestrator.transport.embedded import embedded_pod
 from orchestrator.transport.hostkeys import HostKeys
 from tests.integration import sshd as sshd_module
+from tests.integration.agents import eventually
 from tests.integration.sshd import private_sshd
 
 AWKWARD = ["", "a b", "it's", '"$HOME"', "`id`", "line\nline", "-n", "*", "ünï", "\\", "a=b", "!x"]
@@ -194,6 +196,22 @@ def test_a_pod_without_sftp_is_no_lost_connection(strict, tmp_path):
     assert not isinstance(refused.value, ConnectionLost)
     assert "Subsystem" in str(refused.value.remedy)
     assert strict.run(Command(("true",))).ok
+
+
+@pytest.mark.parametrize(
+    "strict", [lambda text: text.replace("internal-sftp", "/nowhere/sftp-server")], indirect=True
+)
+def test_nor_where_it_has_ended_before_anything_is_said_to_it(strict, tmp_path, monkeypatch):
+    begin = paramiko.SFTPClient._send_version
+
+    def late(client):
+        assert eventually(lambda: client.get_channel().closed)
+        return begin(client)
+
+    monkeypatch.setattr(paramiko.SFTPClient, "_send_version", late)
+    with pytest.raises(InfraError, match="has no SFTP") as refused:
+        strict.upload(b"x", str(tmp_path / "x"))
+    assert not isinstance(refused.value, ConnectionLost)
 
 
 @pytest.mark.parametrize("strict", [lambda text: f"MaxSessions 1\n{text}"], indirect=True)
