@@ -19,6 +19,7 @@ from orchestrator.gates.findings import listed, malformed, missing
 from orchestrator.gates.foreign import foreign_gates
 from orchestrator.gates.junit import tests_gate
 from orchestrator.gates.machine import machine_gate
+from orchestrator.gates.matrix import GATE as MATRIX
 from orchestrator.gates.matrix import matrix_gate
 from orchestrator.gates.parity import parity_gate
 from orchestrator.gates.physics import physics_gate
@@ -248,7 +249,9 @@ def _decide(
     named = [f"{g.gate} is {v.value}" for v in order for g in gates if g.verdict is v]
     summary = f"UNDECIDED: {listed(named, 4) if named else 'nothing was timed'}."
     one_card = len({row.device for row in rows if row.device}) < 2
-    if one_card and worst(gate.verdict for gate in gates) is Verdict.NOT_VERIFIED:
+    whole = any(g.gate == MATRIX and g.verdict is Verdict.PASS for g in gates)
+    not_worse = worst(gate.verdict for gate in gates) is Verdict.NOT_VERIFIED
+    if one_card and whole and not_worse:
         summary += _at_their_word(rows, margin)
     return Decision(
         outcome=Outcome.UNDECIDED, margin=margin, summary=summary, obstacles=tuple(obstacles)

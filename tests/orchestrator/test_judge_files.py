@@ -59,6 +59,7 @@ def test_the_published_row_is_impossible() -> None:
 @pytest.mark.parametrize(
     ("file", "gate", "verdict", "code", "says"),
     [
+        ("flat_in_L.csv", "physics", "INVALID", 5, "1.62 ms at L=64 and 1.64 ms at L=1024"),
         ("first_64_keys.csv", "physics", "INVALID", 5, "0.31 ms at L=64 and 0.311 ms at L=1024"),
         ("first_key.csv", "parity", "INVALID", 5, "ignored: a middle key"),
         ("appended.csv", "bench", "INVALID", 5, "line 3: a second header; the file was appended"),
@@ -81,6 +82,31 @@ def test_each_fault_is_refused_in_words(
     assert any(says in g["message"] for g in found["gates"] if gate in g["gate"])
     assert all(g["next_step"] for g in found["gates"] if g["verdict"] != "PASS")
     assert found["decision"]["outcome"] == "UNDECIDED"
+
+
+@pytest.mark.parametrize(
+    ("file", "gate", "verdict", "code", "says"),
+    [
+        ("all_skipped.xml", "tests", "NOT_VERIFIED", 4, "All 2 tests were skipped (set NSA_TEST"),
+        ("none_collected.xml", "tests", "NOT_VERIFIED", 4, "No test was collected"),
+        ("fallback.xml", "parity", "INVALID", 5, "compared a fallback with the reference"),
+    ],
+)
+def test_tests_that_show_nothing_are_refused_in_words(
+    file: str, gate: str, verdict: str, code: int, says: str
+) -> None:
+    found = judged(FIXTURES / "junit" / file)
+    assert (found["exit_code"], verdicts(found)[gate]) == (code, verdict)
+    assert any(says in g["message"] for g in found["gates"])
+
+
+@pytest.mark.parametrize(
+    ("file", "would"),
+    [("one_length_wins.csv", "would keep Triton off."), ("missing_cell.csv", None)],
+)
+def test_what_foreign_numbers_would_decide(file: str, would: str | None) -> None:
+    summary = judged(FOREIGN / file, "--device", "RTX 4090")["decision"]["summary"]
+    assert summary.endswith(would) if would else "at their word" not in summary
 
 
 def test_without_device_the_card_is_asked_for() -> None:
@@ -366,6 +392,25 @@ def test_an_h200_at_its_power_cap_is_believed(tmp_path: Path) -> None:
 def test_one_losing_cell_at_a_larger_length_moves_it(tmp_path: Path) -> None:
     found = judged(*write_set(tmp_path, varlen_256=losing(256)))
     assert (found["decision"]["outcome"], found["decision"]["min_L"]) == ("ENABLE", 512)
+
+
+def test_one_length_that_wins_enables_nothing(tmp_path: Path) -> None:
+    edit = {f"{m}_{n}": losing(n) for m, lengths in LENGTHS.items() for n in lengths if n != 256}
+    found = judged(*write_set(tmp_path, **edit))
+    assert (found["decision"]["outcome"], found["exit_code"]) == ("KEEP_OFF", 0)
+    assert "L=256 is not" in json.dumps(found["decision"]["non_monotone"])
+
+
+def test_a_compiler_that_aborts_in_the_middle_decides_nothing(tmp_path: Path) -> None:
+    dead = {"status": "error: Aborted (MLIR: operand #1 does not dominate this use)"}
+    files = write_set(tmp_path, varlen_512=dead, varlen_1024=None)
+    varlen = files[1]
+    varlen.write_text(varlen.read_text().partition("#end")[0])
+    found = judged(*files)
+    assert (found["decision"]["outcome"], found["exit_code"]) == ("UNDECIDED", 1)
+    told = json.dumps(found)
+    assert "1 cell did not run: L=512 (error: Aborted (MLIR" in told
+    assert "no end mark" in told
 
 
 def test_an_all_losing_set_keeps_it_off_and_exits_with_zero(tmp_path: Path) -> None:
