@@ -116,7 +116,9 @@ def ranges_rows(
 
 
 def _randn(like: Tensor, *size: int) -> Tensor:
-    return torch.randn(size, device=like.device, dtype=like.dtype)
+    # a generator of its own: a capture that fails leaves torch's default one of the device unusable
+    rng = torch.Generator(like.device).manual_seed(int(torch.randint(2**31, ())))
+    return torch.randn(size, generator=rng, device=like.device, dtype=like.dtype)
 
 
 class ColdClock:

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from kernels.bench.intervals import median
+
 Calls = Sequence[Callable[[], Tensor]]
 
 MIN_FLUSH_BYTES = 64 * 2**20
@@ -135,7 +137,7 @@ class _Graph:
 class _CudaClock:
     """Device time of a pass, whatever Python takes to start it.
 
-    A graph is timed as a whole, right after one of its flushes alone, whose time is taken off:
+    A graph is timed as a whole, right after one of its flushes alone, whose median is taken off:
     what is left of a pass includes one gap between kernels, no launch. Calls that are not captured
     are queued behind a kernel that spins until all of them are, so that the device never waits
     for Python in the timed region; `late` counts where it did.
@@ -230,7 +232,13 @@ class _CudaClock:
 
     def milliseconds(self) -> list[float]:
         torch.cuda.synchronize(self._device)
-        return [sample.milliseconds() for sample in self._samples]
+        flushes: dict[int, list[float]] = {}
+        for sample in self._samples:
+            if sample.flushes:
+                flushes.setdefault(sample.passes, []).append(_elapsed(sample.flushes))
+        # the median, so that the noise of the flushes does not come on top of the call's
+        usual = {passes: median(times) for passes, times in flushes.items()}
+        return [(_elapsed(s.whole) - usual.get(s.passes, 0.0)) / s.passes for s in self._samples]
 
     def clear(self) -> None:
         torch.cuda.synchronize(self._device)
@@ -247,14 +255,11 @@ class _Sample:
 
     whole: Span
     flushes: Span | None = None
-    """To be taken off."""
+    """The same number of them alone."""
     passes: int = 1
 
-    def milliseconds(self) -> float:
-        """Of a pass; the device must have passed all events."""
-        start, end = self.whole
-        ms = start.elapsed_time(end)
-        if self.flushes is not None:
-            start, end = self.flushes
-            ms -= start.elapsed_time(end)
-        return ms / self.passes
+
+def _elapsed(span: Span) -> float:
+    """Milliseconds; the device must have passed both events."""
+    start, end = span
+    return start.elapsed_time(end)

@@ -156,6 +156,7 @@ def dense_rows_fwd(
     H,
     L,
     heads,
+    blocks,  # of heads, ceil(H / heads)
     splits,
     scale,
     HAS_LENGTHS: tl.constexpr,
@@ -169,10 +170,9 @@ def dense_rows_fwd(
 ):
     """`heads` heads of one row, keys in a row of their own.
 
-    Grid: `(N * ceil(H / heads) * splits,)`.
+    Grid: `(N * blocks * splits,)`.
     """
     split = tl.program_id(0) % splits
-    blocks = tl.cdiv(H, heads)
     row = (tl.program_id(0) // splits // blocks).to(tl.int64)
     offs_h = tl.arange(0, BLOCK_H)
     head = (tl.program_id(0) // splits % blocks) * heads + offs_h
@@ -224,6 +224,7 @@ def varlen_rows_fwd(
     H,
     keys,
     heads,
+    blocks,  # of heads, ceil(H / heads)
     splits,
     scale,
     SPLIT: tl.constexpr,
@@ -234,9 +235,8 @@ def varlen_rows_fwd(
     BLOCK_D: tl.constexpr,
     BLOCK_DV: tl.constexpr,
 ):
-    """`heads` heads of one row, keys end to end. Grid: `(N * ceil(H / heads) * splits,)`."""
+    """`heads` heads of one row, keys end to end. Grid: `(N * blocks * splits,)`."""
     split = tl.program_id(0) % splits
-    blocks = tl.cdiv(H, heads)
     row = (tl.program_id(0) // splits // blocks).to(tl.int64)
     offs_h = tl.arange(0, BLOCK_H)
     head = (tl.program_id(0) // splits % blocks) * heads + offs_h
@@ -274,8 +274,9 @@ def _load_ranges(
 ):
     """Starts and ends within `[0, S_kv]`, `start <= end`; what is beyond `n` is empty."""
     mask = offs_n < n
-    start = tl.load(RANGES + offs_n * 2, mask=mask, other=0).to(tl.int64)
-    end = tl.load(RANGES + offs_n * 2 + 1, mask=mask, other=0).to(tl.int64)
+    start = tl.load(RANGES + offs_n * 2, mask=mask, other=0)
+    end = tl.load(RANGES + offs_n * 2 + 1, mask=mask, other=0)
+    # clamped before they are narrowed: 2**32 is beyond the last key, not the first
     start = tl.minimum(tl.maximum(start, 0), S_kv).to(tl.int32)
     end = tl.minimum(tl.maximum(end, 0), S_kv).to(tl.int32)
     return start, tl.maximum(start, end)
@@ -310,6 +311,7 @@ def ranges_fwd(
     S_kv,
     n,
     heads,
+    blocks,  # of heads, ceil(H / heads)
     splits,
     scale,
     SPLIT: tl.constexpr,
@@ -327,37 +329,43 @@ def ranges_fwd(
     A key that several ranges select counts once (ADR 0002): of each range only what those that
     start earlier leave is taken, found here in registers, so that nothing runs before this kernel.
 
-    Grid: `(B * S * G * ceil(H / heads) * splits,)`.
+    Grid: `(B * S * G * blocks * splits,)`.
     """
     split = tl.program_id(0) % splits
-    blocks = tl.cdiv(H, heads)
-    row = (tl.program_id(0) // splits // blocks).to(tl.int64)
-    g = row % G
-    s = (row // G) % S
-    b = row // G // S
+    row32 = tl.program_id(0) // splits // blocks
+    row = row32.to(tl.int64)
+    g = (row32 % G).to(tl.int64)
+    s = (row32 // G % S).to(tl.int64)
+    b = (row32 // G // S).to(tl.int64)
     offs_h = tl.arange(0, BLOCK_H)
     head = (tl.program_id(0) // splits % blocks) * heads + offs_h
     head_mask = (offs_h < heads) & (head < H)
     offs_n = tl.arange(0, BLOCK_N)
     start, end_n = _load_ranges(RANGES + row * n * 2, offs_n, n, S_kv)
-    covered = tl.zeros([BLOCK_N], tl.int32)
-    # few at a time: all pairs of 128 would fill the registers. Unrolled: with a loop of the
-    # machine's before it, Triton 3.9 does not pipeline the one below
-    for chunk in tl.static_range(0, BLOCK_N, CHUNK_N):
-        offs_m = chunk + tl.arange(0, CHUNK_N)
-        start_m, end_m = _load_ranges(RANGES + row * n * 2, offs_m, n, S_kv)
-        same = (start_m[None, :] == start[:, None]) & (offs_m[None, :] < offs_n[:, None])
-        earlier = (start_m[None, :] < start[:, None]) | same
-        covered = tl.maximum(covered, tl.max(tl.where(earlier, end_m[None, :], 0), 1))
-    start = tl.maximum(start, covered)
-    taken = tl.maximum(end_n - start, 0)
-    # with an axis to spare: Triton 2.3.1 aborts on a scan of the layout that one axis gets here
-    after = tl.sum(tl.cumsum(taken[None, :], 1), 0)
-    before = after - taken
-    shift = start - before  # from a position within the range to its key
-    first, end = _share(tl.sum(taken, 0), split, splits, BLOCK_L)
     Q += b * stride_qb + s * stride_qs + g * stride_qg
     q = _load_heads(Q, stride_qh, stride_qd, head, head_mask, D, BLOCK_D)
+    # ptxas would ask for the heads when it is done with the ranges, and wait once more
+    tl.debug_barrier()
+    if BLOCK_N == 1:
+        taken = end_n - start
+        before = tl.zeros([BLOCK_N], tl.int32)
+    else:
+        covered = tl.zeros([BLOCK_N], tl.int32)
+        # few at a time: all pairs of 128 would fill the registers. Unrolled: with a loop of the
+        # machine's before it, Triton 3.9 does not pipeline the one below
+        for chunk in tl.static_range(0, BLOCK_N, CHUNK_N):
+            offs_m = chunk + tl.arange(0, CHUNK_N)
+            start_m, end_m = _load_ranges(RANGES + row * n * 2, offs_m, n, S_kv)
+            same = (start_m[None, :] == start[:, None]) & (offs_m[None, :] < offs_n[:, None])
+            earlier = (start_m[None, :] < start[:, None]) | same
+            covered = tl.maximum(covered, tl.max(tl.where(earlier, end_m[None, :], 0), 1))
+        start = tl.maximum(start, covered)
+        taken = tl.maximum(end_n - start, 0)
+        # with an axis to spare: Triton 2.3.1 aborts on a scan of the layout that one axis gets here
+        before = tl.sum(tl.cumsum(taken[None, :], 1), 0) - taken
+    shift = start - before  # from a position within the range to its key
+    width = taken.to(tl.uint32)
+    first, end = _share(tl.sum(taken, 0), split, splits, BLOCK_L)
     K += b * stride_kb + g * stride_kg
     V += b * stride_vb + g * stride_vg
     offs_l = tl.arange(0, BLOCK_L)
@@ -366,9 +374,9 @@ def ranges_fwd(
     acc = tl.zeros([BLOCK_H, BLOCK_DV], tl.float32)
     for at in range(first, end, BLOCK_L):
         position = at + offs_l
-        here = position[:, None]
-        within = (here >= before[None, :]) & (here < after[None, :])
-        key = tl.sum(tl.where(within, here + shift[None, :], 0), 1)
+        # unsigned, so that one comparison tells: positions before the range are far beyond it
+        within = (position[:, None] - before[None, :]).to(tl.uint32) < width[None, :]
+        key = position + tl.sum(tl.where(within, shift[None, :], 0), 1)
         top, total, acc = _attend_tile(
             q, K, V, key.to(tl.int64), position < end,
             stride_kl, stride_kd, stride_vl, stride_vd,

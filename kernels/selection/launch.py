@@ -32,6 +32,9 @@ from .tuning import (
 LOG2_E = math.log2(math.e)
 MIN_TILE = 16
 """Smallest side of a tile that `tl.dot` takes."""
+MIN_RANGES = 8 if [int(part) for part in triton.__version__.split(".")[:2]] >= [3, 3] else 16
+"""Places for ranges in registers, at least, unless there is a single one. On fewer, Triton 3.6
+cannot compile a scan, and on 8, Triton 3.1 spills registers."""
 CHUNK_RANGES = 16
 """Ranges that are compared with all of a row's at a time."""
 COMBINE_WARPS = 4
@@ -70,9 +73,14 @@ class Plan:
     H: int
 
     @property
+    def blocks(self) -> int:
+        """Programs that share the heads of a row."""
+        return math.ceil(self.H / self.heads)
+
+    @property
     def grid(self) -> tuple[int]:
         """Programs: splits are innermost, then blocks of heads, then rows."""
-        return (self.rows * math.ceil(self.H / self.heads) * self.splits,)
+        return (self.rows * self.blocks * self.splits,)
 
 
 def plan_launch(
@@ -172,7 +180,10 @@ def launch_rows(
         f"{name}_{'split' if split else 'fwd'}.{form}",
         plan.grid,
         Q,
-        (*inputs, out, *parts, *sizes, plan.heads, plan.splits, LOG2_E / math.sqrt(D)),
+        (
+            *(*inputs, out, *parts, *sizes),
+            *(plan.heads, plan.blocks, plan.splits, LOG2_E / math.sqrt(D)),
+        ),
         SPLIT=split,
         D=D,
         DV=Dv,

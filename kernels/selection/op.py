@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 
 import torch
+import triton
 from torch import Tensor
 
 from .errors import InvalidInput
 from .flags import Flags
-from .launch import CHUNK_RANGES, launch_rows, plan_launch, record_launches, tile
+from .launch import CHUNK_RANGES, MIN_RANGES, launch_rows, plan_launch, record_launches
 from .limits import INTERPRETED, check_index, check_ranges, check_supported
 from .packing import check_inputs, fill_slots, gather_rows, pack_varlen, slot_capacity
 from .tuning import LaunchParams
@@ -156,6 +157,7 @@ def sel_attn_fwd_ranges(
         return out.zero_()
     length = slot_capacity(S_kv, max_len)
     plan = plan_launch("ranges", Q, V.shape[3], length, group=group, flags=flags, params=params)
+    places = 1 if n == 1 else max(MIN_RANGES, triton.next_power_of_2(n))
     launch_rows(
         "ranges",
         plan,
@@ -165,8 +167,8 @@ def sel_attn_fwd_ranges(
         group=group,
         inputs=(Q, K, V, ranges.contiguous()),
         sizes=(*Q.stride(), *K.stride(), *V.stride(), S, G, H, S_kv, n),
-        BLOCK_N=tile(n),
-        CHUNK_N=CHUNK_RANGES,
+        BLOCK_N=places,
+        CHUNK_N=min(places, CHUNK_RANGES),
     )
     return out
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from selection_cases import assert_matches, passes, randn, triton_flags
+from selection_cases import DEVICE, assert_matches, passes, randn, triton_flags
 
 from kernels import tune
 from kernels.selection import launch, op
@@ -117,7 +117,8 @@ class TestLaunch:
 
     def test_flags_come_before_the_table(self):
         Q = randn(4, 8, 64)
-        table = launch_params(Request("dense", 16, 64, 64, 8, 64, INTERPRETER))
+        card = torch.cuda.get_device_capability() if DEVICE.type == "cuda" else INTERPRETER
+        table = launch_params(Request("dense", 16, 64, 64, 8, 64, card))
         assert self.plan(Q).params == table
         assert self.plan(Q, double_buffer=True).params == replace(table, num_stages=2)
         assert self.plan(Q, double_buffer=True, num_stages=4).params.num_stages == 4
