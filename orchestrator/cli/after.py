@@ -38,11 +38,13 @@ def cancel_command(run: str, runs_dir: Path, *, as_json: bool) -> int:
     """End the job."""
     paths = store.find(runs_dir.absolute(), run)
     console = Console(to_stderr=as_json)
-    job = engine.cancel(paths, _ports(console))
+    jobs = engine.cancel(paths, _ports(console))
     if as_json:
-        click.echo(json.dumps({"run_id": paths.run_id, "cancelled": job}))
-    else:
-        console.say(f"cancelled {job}" if job else "nothing runs")
+        click.echo(json.dumps({"run_id": paths.run_id, "cancelled": jobs}))
+    for job in jobs if not as_json else ():
+        console.say(f"cancelled {job}")
+    if not jobs:
+        console.say("nothing runs")
     return 0
 
 

@@ -301,6 +301,10 @@ def _error(console: Console, data: Mapping[str, object]) -> None:
     console.say(f"error: {data['message']}", "bold red", indent=2)
 
 
+def _kept(console: Console, data: Mapping[str, object]) -> None:
+    console.say(str(data["message"]), "yellow", indent=2)
+
+
 _SHOWN: dict[str, Callable[[Console, Mapping[str, object]], None]] = {
     "run.created": _created,
     "run.inherits": _inherits,
@@ -318,4 +322,5 @@ _SHOWN: dict[str, Callable[[Console, Mapping[str, object]], None]] = {
     "job.state": _job,
     "gate": _gate,
     "run.error": _error,
+    "fetch.skipped": _kept,
 }

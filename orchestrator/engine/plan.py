@@ -15,7 +15,6 @@ from orchestrator.models.run import RunPlan, SourceRecord
 from orchestrator.steps.base import Action
 from orchestrator.steps.kinds import kind_of
 from orchestrator.store.events import now
-from orchestrator.store.runs import new_run_id
 from orchestrator.transport.source import Source
 
 
@@ -26,6 +25,7 @@ def make_plan(
     phases: Sequence[int] | None,
     argv: Sequence[str],
     *,
+    run_id: str,
     pr: bool = False,
 ) -> RunPlan:
     """Resolve a run; without `phases`, of all that the playbook has.
@@ -43,7 +43,7 @@ def make_plan(
         )
     profile = playbook.profiles.get(loaded.profile) if loaded.profile else None
     return RunPlan(
-        run_id=new_run_id(),
+        run_id=run_id,
         created_at=now(),
         version=__version__,
         argv=list(argv),

@@ -19,6 +19,7 @@ from orchestrator.errors import UsageError
 from orchestrator.models.command import Secret
 from orchestrator.models.pod import Pod
 from orchestrator.models.run import RunPlan
+from orchestrator.store import runs
 from orchestrator.transport.source import describe
 
 
@@ -78,7 +79,8 @@ def prepare(request: Request) -> Prepared:
     }
     loaded = load_playbook(path, **asked, builtins=builtins)  # type: ignore[arg-type]
     source = describe(root)
-    plan = make_plan(loaded, pod, source, phases, request.argv, pr=request.pr)
+    run_id = runs.new_run_id(request.runs_dir)
+    plan = make_plan(loaded, pod, source, phases, request.argv, run_id=run_id, pr=request.pr)
     waivers = waivers_of(plan.playbook, request.waive, request.reasons)
     inherited = inherit(plan, source.manifest, request.runs_dir, request.inherit_from)
     plan = plan.model_copy(update={"inherits": inherited, "waivers": waivers})

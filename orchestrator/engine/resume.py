@@ -113,7 +113,7 @@ def _launcher(plan: RunPlan, ports: Ports) -> Iterator[tuple[SshLauncher, Connec
         yield SshLauncher(connection, plan.pod), connection
 
 
-def cancel(paths: RunPaths, ports: Ports) -> str | None:
+def cancel(paths: RunPaths, ports: Ports) -> list[str]:
     """End the run's jobs: TERM to their groups, then KILL; then fetch what there is. Their ids.
 
     Works beside a controller that follows a job: that one sees it end, and fetches. Of a job that
@@ -122,7 +122,7 @@ def cancel(paths: RunPaths, ports: Ports) -> str | None:
     plan = runs.read_plan(paths)
     jobs = unfinished_jobs(paths)
     if not jobs:
-        return None
+        return []
     events = EventLog(paths.events, ports.listeners)
     with _launcher(plan, ports) as (launcher, _connection):
         for job in jobs:
@@ -135,7 +135,7 @@ def cancel(paths: RunPaths, ports: Ports) -> str | None:
     if not is_written(paths):
         with suppress(UsageError):  # a secret is not at hand; the job is over all the same
             fetch(paths, ports)
-    return ", ".join(jobs)
+    return jobs
 
 
 def fetch(paths: RunPaths, ports: Ports) -> list[Artifact]:
@@ -159,7 +159,7 @@ def fetch(paths: RunPaths, ports: Ports) -> list[Artifact]:
             status = launcher.status(job_id)
             if status.state == ABSENT:
                 message = f"{plan.pod.name} has no job {job_id} any more: nothing to fetch of it"
-                events.append("step.error", phase=phase.id, step=step.id, message=message)
+                events.append("fetch.skipped", job=job_id, message=message)
                 continue
             if status.outcome(job_id) is None or not status.started:
                 continue  # it still runs: attach follows it; or it never did
@@ -167,7 +167,7 @@ def fetch(paths: RunPaths, ports: Ports) -> list[Artifact]:
             manifest, differing = _as_recorded(launcher.manifest(job_id), place)
             for name in differing:
                 message = f"{name} of job {job_id} is not on the pod what it was when it was pulled"
-                events.append("step.error", phase=phase.id, step=step.id, message=message)
+                events.append("fetch.skipped", job=job_id, message=message)
             found = collect(
                 launcher,
                 connection,

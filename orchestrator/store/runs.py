@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from contextlib import suppress
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,12 +18,22 @@ from orchestrator.store.files import atomic_write
 from orchestrator.store.paths import RunPaths
 
 LATEST = "latest"
+_STAMP, _STAMP_LENGTH = "%Y%m%d-%H%M%S", len("20250102-030405")
 _Record = TypeVar("_Record", bound=BaseModel)
 
 
-def new_run_id() -> str:
-    """Sorts by time of creation, unique by its tail: `20250102-030405-9f3a`."""
-    return f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+def new_run_id(runs_dir: Path) -> str:
+    """Sorts after every run that is there, and is unique by its tail: `20250102-030405-9f3a`.
+
+    The time in it is that of creation, or later where the clock was set back since the last run:
+    `latest` is the one that was begun last, whatever the clock says.
+    """
+    moment = datetime.now(timezone.utc).replace(tzinfo=None, microsecond=0)
+    for paths in all_runs(runs_dir):
+        with suppress(ValueError):  # a folder that somebody has named
+            begun = datetime.strptime(paths.run_id[:_STAMP_LENGTH], _STAMP)
+            moment = max(moment, begun + timedelta(seconds=1))
+    return f"{moment:{_STAMP}}-{secrets.token_hex(2)}"
 
 
 def create(runs_dir: Path, plan: RunPlan, diff: bytes, manifest: Mapping[str, str]) -> RunPaths:

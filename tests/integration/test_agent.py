@@ -285,10 +285,19 @@ def test_a_directory_that_is_not_a_job_is_not_cancelled(agent):
     assert [path.name for path in agent.dir.iterdir()] == ["mine"]
 
 
-@pytest.mark.parametrize("forged", ['{"state": "SUCCEEDED"}', "{}", "not JSON"])
-def test_a_result_that_the_job_wrote_itself_counts_for_nothing(agent, tmp_path, forged):
+@pytest.mark.parametrize(
+    "forge",
+    [
+        """echo '{"state": "SUCCEEDED"}' >""",
+        "echo {} >",
+        "echo not JSON >",
+        "mkdir -p result.json/full ",
+    ],
+    ids=["state", "empty", "no-json", "folder"],
+)
+def test_a_result_that_the_job_wrote_itself_counts_for_nothing(agent, tmp_path, forge):
     until_asked = f"until [ -e {tmp_path}/asked ]; do sleep 0.05; done"
-    agent.submit(f"echo '{forged}' >$ORCH_JOB_DIR/result.json; echo done; {until_asked}; exit 7")
+    agent.submit(f"cd $ORCH_JOB_DIR; {forge}result.json; echo done; {until_asked}; exit 7")
     assert eventually(lambda: agent.log() == "done\n")
     assert agent("status")["state"] == "RUNNING"
     (tmp_path / "asked").touch()

@@ -28,6 +28,11 @@ def job_logs(lab: Lab) -> list[Path]:
     return sorted(lab.repo.parent.glob("cache/embedded/work/*/.orchestrate/jobs/*/log"))
 
 
+def run_of(lab: Lab) -> str:
+    (plan,) = lab.runs_dir.glob("*/run.json")
+    return plan.parent.name
+
+
 @pytest.mark.parametrize(
     "marker", ["sync:", "| collecting", "parity parity.xml", "dense: dense", "decision:"]
 )
@@ -61,7 +66,9 @@ def test_explain_tells_what_began_from_what_did_not(lab: Lab) -> None:
     begun(lab, "| collecting", "seconds=30").kill()
     states = {s["step"]: s["does"] for s in json.loads(lab.call("explain", "--json").stdout)}
     assert (states["sync"], states["parity"], states["dense"]) == ("reuse", "go on", "run")
-    assert json.loads(lab.call("cancel", "--json").stdout)["cancelled"].endswith(".1.parity.1")
+    assert json.loads(lab.call("cancel", "--json").stdout)["cancelled"] == [
+        f"{run_of(lab)}.1.parity.1"
+    ]
     done = lab.call("resume", "--json")
     assert done.code == 4
     assert "cancelled" in json.dumps(done.last["reasons"])
@@ -125,6 +132,10 @@ def test_fetch_keeps_what_was_pulled_and_passes_over_what_is_gone(lab: Lab) -> N
     assert "is not on the pod what it was when it was pulled" in fetched.stdout
     assert ".parity.1 any more: nothing to fetch of it" in fetched.stdout
     assert csv.read_bytes() == content
+    events = [json.loads(line) for line in (done.run / "events.jsonl").read_text().splitlines()]
+    skipped = [event["job"] for event in events if event["event"] == "fetch.skipped"]
+    assert skipped == [jobs["parity"].name, jobs["dense"].name]
+    assert not [event for event in events if event["event"] == "step.error"]
     assert json.loads(lab.call("status", "--json").stdout)["verdict"] == "PASS"
 
 

@@ -87,6 +87,20 @@ def test_find_names_what_it_could_mean(tmp_path: Path) -> None:
         runs.find(tmp_path, str(tmp_path))
 
 
+def test_a_new_run_is_the_latest_whatever_the_clock_says(tmp_path: Path) -> None:
+    for _ in range(3):  # within a second, and after one that was begun by a clock that ran ahead
+        name = runs.new_run_id(tmp_path)
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text("{}")
+        assert runs.find(tmp_path).run_id == name
+        (tmp_path / "20991231-235959-ffff").mkdir(exist_ok=True)
+        (tmp_path / "20991231-235959-ffff" / "run.json").write_text("{}")
+    assert name.startswith("21000101-00000")
+    (tmp_path / "my-folder").mkdir()
+    (tmp_path / "my-folder" / "run.json").write_text("{}")
+    assert runs.new_run_id(tmp_path) > name
+
+
 def test_a_damaged_record_is_named_with_its_field(tmp_path: Path) -> None:
     paths = RunPaths(tmp_path)
     result = paths.attempt(1, "parity", 1).result

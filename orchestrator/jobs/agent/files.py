@@ -18,7 +18,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """Return the object in a file; None if there is no file, or something else in it."""
     try:
         value = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError):
         return None
     return value if isinstance(value, dict) else None
 

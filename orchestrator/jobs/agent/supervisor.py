@@ -144,6 +144,8 @@ class Supervisor:
             "withheld": dict(withheld),
         }
         job = self._job
+        if job.result.is_dir():  # which the job has made; unlike a file it would not give way
+            job.result.rename(job.dir / f"result.{os.getpid()}")
         try:
             write_whole(job.result, content, via=job.reserve)
         except OSError:
