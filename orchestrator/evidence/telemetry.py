@@ -95,14 +95,13 @@ class Telemetry:
         """Samples while a cell ran; where there are none, the nearest within `slack_ms`."""
         times = self._times
         first, end = bisect_left(times, began_ms), bisect_right(times, ended_ms)
-        if first < end:
-            return self.samples[first:end]
-        near = [self.samples[at] for at in (first - 1, first) if 0 <= at < len(times)]
-        return tuple(
-            sample
-            for sample in near
-            if began_ms - slack_ms <= sample.when_ms <= ended_ms + slack_ms
-        )
+        if first >= end:
+            end = first
+            if first > 0 and times[first - 1] >= began_ms - slack_ms:
+                first -= 1
+            if end < len(times) and times[end] <= ended_ms + slack_ms:
+                end += 1
+        return self.samples[first:end]
 
 
 def parse_telemetry(data: bytes, name: str = "telemetry.csv") -> Telemetry:

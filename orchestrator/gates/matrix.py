@@ -141,6 +141,6 @@ def not_one_run(rows: Sequence[BenchRow]) -> Iterator[str]:
     """What the rows of one run on one card do not have two of, and these rows have."""
     for name in _RUN:
         get = attrgetter(name)
-        values = sorted({str(value) for value in map(get, rows) if value})  # 0: unknown
+        values = sorted({str(value) for value in set(map(get, rows)) if value})  # 0: unknown
         if len(values) > 1:
             yield f"{name} is {listed(values)}"

@@ -37,7 +37,7 @@ def reference_findings(rows: Sequence[BenchRow], limit: float) -> Iterator[Findi
     if off:
         named = listed(f"MAE {row.ref_mae:.1e} at L={row.L}" for row in off)
         yield _wrong(f"The reference differs from the fp64 oracle by more than {limit:g}: {named}.")
-    ours = {names for names in map(_references, rows) if any(map(_is_ours, names))}
+    ours = {names for names in set(map(_references, rows)) if any(map(_is_ours, names))}
     if ours:
         row = next(row for row in rows if _references(row) in ours)
         name = next(filter(_is_ours, _references(row)))

@@ -55,7 +55,7 @@ _MIDDLES = {side: attrgetter(f"{side}_p10", f"{side}_ms", f"{side}_p90") for sid
 
 def ratio_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
     """Whether times, speedups and intervals agree. Holds for the interpreter's too."""
-    zero = _first(rows, lambda row: any(ms is not None and ms <= 0 for ms in _times(row)))
+    zero = _first(rows, _timeless)
     if zero:
         yield invalid(f"{zero.where}: a time that is not above zero.")
         return
@@ -115,6 +115,10 @@ def noise_bound(rows: Sequence[BenchRow]) -> list[str]:
         for row in rows
         if row.settled is not None and row.settled != SETTLED
     ]
+
+
+def _timeless(row: BenchRow) -> bool:
+    return min([ms for ms in _times(row) if ms is not None], default=1.0) <= 0
 
 
 def _inconsistent(row: BenchRow) -> bool:
@@ -214,6 +218,7 @@ def _sides(rows: Sequence[BenchRow]) -> Iterator[Finding]:
             row
             for row in rows
             if None not in (both := times(row))
+            and both[0] < both[1]
             and both[0] < both[1] * (1 - 3 * max(row.ref_cv or 0, row.tri_cv or 0, NOISE))
             # Triton's operator path may well read the keys in place
             and not (side == "tri" and "ranges" in (row.operator_launched or row.kernel or ""))
