@@ -44,6 +44,11 @@ _AT_ONCE = 64
 """Rows whose text is held at a time: few enough for the processor's cache."""
 _OK = "ok"
 _COUNTS = ("N", "H", "D", "Dv", "L", "streams")
+_NEVER_NEGATIVE = (
+    "iters", "warmup", "tri_cv", "ref_cv", "max_err",
+    "ref_max_err", "bytes", "flops", "tri_streams", "ref_streams", "flush_mib", "l2_mib",
+    "launch_us", "sm_mhz", "sm_max_mhz", "mem_mhz",
+)  # fmt: skip
 _MEASURED = ("tri_ms", "ref_ms", "speedup", "mae")
 """What every cell that ran has."""
 IDENTITY = (
@@ -297,6 +302,10 @@ class _Columns:
             for number, value in enumerate(read[name]):
                 if value is None or value < 1:
                     self._bad(number, name, "" if value is None else f"{value} is not positive")
+        for name in _NEVER_NEGATIVE:
+            if min(filter(None, read[name]), default=0) < 0:
+                number, value = next((n, v) for n, v in enumerate(read[name]) if v and v < 0)
+                self._bad(number, name, f"{value:g} is below zero")
         for name in _MEASURED:
             if None in read[name]:
                 for number, (value, ran) in enumerate(zip(read[name], self._ran, strict=True)):

@@ -184,8 +184,8 @@ def _sample(fields: list[str], columns: dict[str, int], file: str, line: int) ->
             return None
         bare = re.sub(r"\s*(MHz|%|C|W)$", "", value)
         parsed = float(bare) if NUMBER.fullmatch(bare) else math.nan
-        if not math.isfinite(parsed):
-            raise bad(column, value, "a number")
+        if not math.isfinite(parsed) or (parsed < 0 and column != "temperature_c"):
+            raise bad(column, value, "a number that it can be")
         return parsed
 
     def when() -> float:

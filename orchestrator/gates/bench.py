@@ -32,12 +32,15 @@ from orchestrator.models.playbook import BenchGate
 from orchestrator.models.verdict import GateResult, Reason, Verdict
 
 NEEDED = (
-    "contract", "status", "dist", "dtype", "device", "level", "basis", "kernel", "reference",
+    "contract", "status", "dist", "dtype", "device", "level", "basis", "ragged", "form",
+    "kernel", "kernel_launched", "operator_launched", "reference",
     "max_err", "ref_mae", "ref_max_err", "ref_probe", "tri_probe", "tri_streams", "ref_streams",
 )  # fmt: skip
 """Columns beyond the source project's without which a cell proves too little."""
 TIMED = (
-    "speedup_lo", "speedup_hi", "iters", "timer", "settled",
+    "speedup_lo", "speedup_hi", "iters", "warmup", "timer", "settled", "bytes", "flops",
+    "launch_us", "torch", "triton",
+    *(f"{side}_{what}" for side in ("tri", "ref") for what in ("p10", "p90", "cv")),
     *(f"{level}_{side}_ms" for level in LEVELS for side in SIDES),
     *(f"{level}_{basis}_{bound}" for level in LEVELS for basis in BASES for bound in ("lo", "hi")),
 )  # fmt: skip
@@ -143,6 +146,13 @@ def _cells(
             invalid(
                 f"{odd[0].where} is a dense row of dist={odd[0].dist}: dense rows have one span, "
                 "those of several are varlen."
+            )
+        )
+    if torn := [row for row in rows if (row.nspans or 1) > row.L]:
+        findings.append(
+            invalid(
+                f"{torn[0].where}: {torn[0].nspans} spans of {torn[0].L} keys: a span has one at "
+                "least."
             )
         )
     declared = set(gate.lengths)

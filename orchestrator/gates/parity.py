@@ -10,14 +10,12 @@ from orchestrator.evidence import EvidenceError
 from orchestrator.evidence.junit import TestCase, TestOutcome, parse_junit
 from orchestrator.evidence.text import NOT_FINITE, NUMBER
 from orchestrator.gates.findings import Finding, conclude, counted, listed, malformed
-from orchestrator.gates.reference import AS_GOOD_AS_ZERO, kernel_forms
+from orchestrator.gates.reference import AS_GOOD_AS_ZERO, MAX_ERR, kernel_forms
 from orchestrator.models.playbook import ParityGate
 from orchestrator.models.verdict import GateResult, Reason, Verdict
 
 PROPERTIES = ("mae", "max_err", "kernel_path", "device")
 
-MAX_ERR = 0.25
-"""No rounding of an output of the order of 1 is as large, in bf16 least of all: a wrong row is."""
 _ROUNDING = 1.01
 """Recorded numbers are rounded; a mean may exceed its maximum by this factor, no more."""
 _BY_CHANCE = 2

@@ -13,6 +13,8 @@ from orchestrator.models.verdict import Reason, Verdict
 
 AS_GOOD_AS_ZERO = 1e-12
 """Mean errors that no output in fp32 or less can have, unless all of them are exact."""
+MAX_ERR = 0.25
+"""No rounding of an output of the order of 1 is as large, in bf16 least of all: a wrong row is."""
 _KERNEL = re.compile(
     rf"({'|'.join(OPERATOR_PATHS)})(_rows)?(_fwd|_split|_combine)?([._](group|head))?", re.ASCII
 )
@@ -37,6 +39,10 @@ def reference_findings(rows: Sequence[BenchRow], limit: float) -> Iterator[Findi
     if off:
         named = listed(f"MAE {row.ref_mae:.1e} at L={row.L}" for row in off)
         yield _wrong(f"The reference differs from the fp64 oracle by more than {limit:g}: {named}.")
+    wild = [row for row in rows if row.ref_max_err is not None and row.ref_max_err > MAX_ERR]
+    if wild:
+        named = listed(f"{row.ref_max_err:.1e} at L={row.L}" for row in wild)
+        yield _wrong(f"The reference's largest error against the fp64 oracle is {named}.")
     ours = {names for names in set(map(_references, rows)) if any(map(_is_ours, names))}
     if ours:
         row = next(row for row in rows if _references(row) in ours)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pydantic import JsonValue
 
 from orchestrator.evidence.canary import AFTER, BEFORE, PER_TERA, Canary, Probe
-from orchestrator.evidence.cards import Card, find_card, same_card
+from orchestrator.evidence.cards import Card, find_card, is_slice, same_card
 from orchestrator.gates.findings import Finding, invalid, listed
 from orchestrator.gates.timed import EARLIEST_MS, Watched, disturbed, of_another_card, unverified
 from orchestrator.models.verdict import Reason
@@ -26,6 +26,9 @@ UNITS = {
 TOLERANCE = 1.05
 MOST_GEMM = 1.5
 """Of the card's peak, which its vendor counts at a modest clock: boost goes beyond."""
+LEAST = {"copy": 0.5, "gemm": 0.1}
+"""Of the card's peak: less is not the card as its cells had it to themselves."""
+MOST_LAUNCH_US = 1000
 MOST_L2 = 16
 """No cache is so many times as fast as its card's DRAM."""
 SLACK_MS = 5_000
@@ -109,9 +112,20 @@ def _values(rows: Sequence[Watched], canary: Canary) -> Iterable[Finding]:
         if len(units) > 1 or units[0] not in UNITS.get(name, (units[0],)):
             yield invalid(f"{canary.file}: {name} is in {listed(units)}.", _AGAIN)
             return
-    card = find_card(rows[0].device or "")
-    if card is None:
-        return
+    device = rows[0].device or ""
+    card = find_card(device)
+    if card is not None:
+        yield from _impossible(canary, card)
+        if not is_slice(device):
+            yield from _too_little(canary, card)
+    slow = next(
+        (p for p in canary.probes if p.probe == "launch" and p.value > MOST_LAUNCH_US), None
+    )
+    if slow is not None:
+        yield unverified(f"{canary.file}: no launch takes {slow.value:g} us.", _AGAIN)
+
+
+def _impossible(canary: Canary, card: Card) -> Iterable[Finding]:
     for probe in canary.probes:
         most = _most(probe, card)
         if most is not None and probe.value > most[0]:
@@ -124,17 +138,36 @@ def _values(rows: Sequence[Watched], canary: Canary) -> Iterable[Finding]:
             return
 
 
+def _too_little(canary: Canary, card: Card) -> Iterable[Finding]:
+    for probe in canary.probes:
+        peak, least = _peak(probe, card), LEAST.get(probe.probe)
+        if peak and least and probe.value < least * peak:
+            yield unverified(
+                f"{canary.file}: {probe.probe} of {probe.value:g} {probe.unit} is "
+                f"{probe.value / peak:.0%} of what the {card.name} can do: it was not itself.",
+                "See `nvidia-smi` for what slows the card down, and measure again.",
+                Reason.MACHINE_DISTURBED,
+            )
+            return
+
+
 def _most(probe: Probe, card: Card) -> tuple[float, str] | None:
     """The most that a probe can have found, in its unit, and why."""
-    tera = PER_TERA.get(probe.unit.lower())
-    if probe.probe == "gemm":
-        peak = max(card.tflops.values())
-        return MOST_GEMM * peak, f"its peak is {peak:g} TFLOP/s"
-    if tera is None:
+    peak = _peak(probe, card)
+    if peak is None:
         return None
-    said = f"its DRAM moves {card.dram_tb_per_s:g} TB/s"
+    if probe.probe == "gemm":
+        return MOST_GEMM * peak, f"its peak is {peak:g} TFLOP/s"
     factor = MOST_L2 if "l2" in probe.probe else TOLERANCE
-    return factor * card.dram_tb_per_s / tera, said
+    return factor * peak, f"its DRAM moves {card.dram_tb_per_s:g} TB/s"
+
+
+def _peak(probe: Probe, card: Card) -> float | None:
+    """What the card's papers say of it, in the probe's unit."""
+    if probe.probe == "gemm":
+        return max(card.tflops.values())
+    tera = PER_TERA.get(probe.unit.lower())
+    return None if tera is None else card.dram_tb_per_s / tera
 
 
 def _drift(file: str, canary: Canary, measured: dict[str, JsonValue]) -> Iterable[Finding]:

@@ -84,6 +84,12 @@ def timing_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
             f"interval needs at least {MIN_ITERS}.",
             f"Run with --iters {MIN_ITERS} or more.",
         )
+    cold = [row for row in rows if row.warmup is not None and row.warmup < 1]
+    if cold:
+        yield _unverified(
+            f"There was no warm-up at {lengths_of(cold)}: compilation may be in the times.",
+            "Run with --warmup 5 or more.",
+        )
     walls = [row for row in rows if row.timer is not None and row.timer not in DEVICE_TIMERS]
     if walls:
         yield _unverified(

@@ -105,6 +105,36 @@ def test_bench_of_the_interpreter_passes_without_timing():
         ({"aa_lo": ""}, NOT_VERIFIED, Reason.NO_EVIDENCE, "no A/A control (aa_lo, aa_hi) at L=128"),
         ({"l2_mib": 0}, NOT_VERIFIED, Reason.NO_EVIDENCE, "Whether the L2 cache was cold"),
         ({"flush_mib": 72, "bytes": 2**20}, NOT_VERIFIED, Reason.NO_EVIDENCE, "may be the cache's"),
+        *(
+            ({name: ""}, NOT_VERIFIED, Reason.NO_EVIDENCE, f"does not say {name}")
+            for name in (
+                "ragged",
+                "form",
+                "kernel_launched",
+                "operator_launched",
+                "warmup",
+                "bytes",
+                "flops",
+                "launch_us",
+                "torch",
+                "triton",
+                "tri_p10",
+                "ref_p90",
+                "tri_cv",
+                "ref_cv",
+            )
+        ),
+        ({"warmup": 0}, NOT_VERIFIED, Reason.NO_EVIDENCE, "no warm-up at L=128"),
+        ({"warmup": -1}, INVALID, Reason.MALFORMED, "column warmup: -1 is below zero"),
+        ({"tri_cv": -0.1}, INVALID, Reason.MALFORMED, "column tri_cv: -0.1 is below zero"),
+        ({"launch_us": -5}, INVALID, Reason.MALFORMED, "column launch_us: -5 is below zero"),
+        ({"sm_mhz": -1}, INVALID, Reason.MALFORMED, "column sm_mhz: -1 is below zero"),
+        (
+            {"ref_max_err": 100, "max_err": 50},
+            INVALID,
+            Reason.REFERENCE_WRONG,
+            "largest error against the fp64 oracle is 1.0e+02 at L=128",
+        ),
         ({"operator_tri_ms": ""}, NOT_VERIFIED, Reason.NO_EVIDENCE, "does not say operator_tri_ms"),
         # what decides is what is judged
         (
@@ -264,6 +294,12 @@ def test_rows_of_a_card_that_the_pod_does_not_have(gpus):
 def test_the_interpreter_is_on_every_pod():
     table = parse_bench(csv_of("dense", interpreted("dense", 64), interpreted("dense", 128)))
     assert table_gate(BENCH, table, ()).verdict is Verdict.PASS
+
+
+def test_a_row_has_no_more_spans_than_keys():
+    gate = BENCH.model_copy(update={"mode": "varlen"})
+    rows = [row("varlen", n, nspans=100) for n in (64, 128)]
+    refused(gate, csv_of("varlen", *rows), INVALID, Reason.MALFORMED, "100 spans of 64 keys")
 
 
 def test_an_older_contract_shows_too_little():

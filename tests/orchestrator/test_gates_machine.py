@@ -53,6 +53,31 @@ def with_neighbour(own: tuple[str, str] | None = None, **other: int):
     return parse_telemetry(("\n".join(lines) + "\n").encode(), "telemetry.csv")
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            [(",920,", ",460,"), (",910.8,", ",455,")],
+            "copy of 460 GB/s is 46% of what the RTX 4090",
+        ),
+        ([(",150,", ",1,"), (",148.5,", ",1,")], "gemm of 1 TFLOP/s is 0% of what"),
+        ([(",2.4,", ",5000,")], "no launch takes 5000 us"),
+    ],
+)
+def test_a_canary_far_below_its_card_shows_another_state(changes, says) -> None:
+    found = judged(probes=parse_canary(edited("steady.canary.csv", *changes)))
+    assert found.verdict is Verdict.NOT_VERIFIED
+    assert says in found.message
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(",2505,", ",-2505,"), (",24564,0,", ",24564,-1,"), (",98,", ",-98,")]
+)
+def test_telemetry_below_zero_is_none(old, new) -> None:
+    with pytest.raises(EvidenceError, match="is not a number that it can be"):
+        parse_telemetry(edited("quiet.csv", (old, new)))
+
+
 def test_a_quiet_card_passes_and_says_what_it_rests_on() -> None:
     found = judged()
     assert found.verdict is Verdict.PASS, found.message
