@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 
+LEAVES = "setsid sh -c 'echo $$ >pid; exec sleep 60'"
+"""A command that says in `pid` who it is, once it has left its group."""
+
 AGENT = Path(__file__).parents[2] / "orchestrator" / "jobs" / "agent"
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.agents import AGENT, eventually, every_python
+from tests.integration.agents import AGENT, LEAVES, eventually, every_python
 
 SECRET = "tiger-7Yq"  # noqa: S105 - the one that must not be found
 
@@ -91,7 +91,7 @@ def test_leftovers_of_the_group_are_killed_and_late_output_is_kept(agent):
 
 def test_a_process_that_left_the_group_cannot_hold_the_result_back(agent):
     began = time.monotonic()
-    result = agent.run("setsid sleep 60 & echo $! >pid; echo done")
+    result = agent.run(f"{LEAVES} & until [ -s pid ]; do sleep 0.05; done; echo done")
     os.kill(int((agent.dir / "pid").read_text()), signal.SIGKILL)
     assert result["state"] == "SUCCEEDED"
     assert agent.log() == "done\n"

@@ -26,10 +26,14 @@ from orchestrator.steps.base import Session, run_job
 from orchestrator.store.events import EventLog, read_events
 from orchestrator.store.paths import RunPaths
 from orchestrator.transport.connection import Connection
-from tests.integration.agents import Agent, eventually, every_python, processes_of
+from tests.integration.agents import LEAVES, Agent, eventually, every_python, processes_of
 from tests.integration.lab import Controller, Lab
 
-TIMES = "date +%s.%N >out/began; sleep 1; date +%s.%N >out/ended"
+TIMES = (
+    "date +%s.%N >out/began; until [ -e ../../go ]; do sleep 0.05; done; "
+    "sleep 0.3; date +%s.%N >out/ended"
+)
+"""Ends some time after `go` has come, so that no slow machine is through with it before."""
 
 
 class Bench:
@@ -81,7 +85,8 @@ def assert_apart(intervals: list[tuple[float, float]]) -> None:
 def test_jobs_on_one_device_run_one_after_the_other(bench):
     names = [f"j{number}" for number in range(3)]
     states = [bench.submit(name, TIMES)["state"] for name in names]
-    assert states[:2] == ["RUNNING", "SUBMITTED"]
+    assert states == ["RUNNING", "SUBMITTED", "SUBMITTED"]
+    (bench.folder / "go").touch()
     assert [bench(name).wait()["state"] for name in names] == ["SUCCEEDED"] * 3
     assert_apart([interval(bench(name).dir / "out") for name in names])
     assert not bench.taken()
@@ -123,7 +128,7 @@ def test_a_killed_supervisor_keeps_the_device_until_its_command_is_dead(bench):
 
 
 def test_what_left_the_group_does_not_keep_the_device(bench):
-    bench.submit("first", "setsid sleep 60 >/dev/null 2>&1 & echo $! >pid")
+    bench.submit("first", f"{LEAVES} >/dev/null 2>&1 & until [ -s pid ]; do sleep 0.05; done")
     bench("first").wait()
     assert bench.submit("second", "true")["state"] in ("RUNNING", "SUCCEEDED")
     os.kill(int((bench("first").dir / "pid").read_text()), signal.SIGKILL)
@@ -350,7 +355,7 @@ def job_outputs(tmp_path: Path) -> list[Path]:
 
 
 def test_two_runs_at_once_measure_one_after_the_other(labs, tmp_path):
-    for controller in [started(lab, "--set", "seconds=1") for lab in labs]:
+    for controller in [started(lab, "--set", "seconds=2") for lab in labs]:
         outcome = controller.end()
         assert outcome.code == 0, outcome.stderr
         assert outcome.last["decision"]["outcome"] == "ENABLE"
