@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 
 from kernels.bench.contract import (
     DEVICE_TIMERS,
@@ -20,6 +21,8 @@ from orchestrator.models.verdict import Reason, Verdict
 
 _SPREAD = 0.1
 """Coefficient of variation from which on no interval of medians has no width."""
+_SHARED = 0.5
+"""Of the shorter of two cells, that they may have been timed at once: wall clocks are set."""
 _PRINTED_MS = 0.0005
 """The source project prints three decimals; our own files carry six significant digits."""
 SETTLED = "yes"
@@ -97,6 +100,7 @@ def timing_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
             "the device: launches and waiting are in the times.",
             "Time with device events, or a captured graph.",
         )
+    yield from _at_once(rows)
     yield from _sides(rows)
     yield from _control(rows)
     yield from _widths(rows)
@@ -201,6 +205,23 @@ def _not_strongest(rows: Sequence[BenchRow]) -> str | None:
                     "the shipped one may be it."
                 )
     return None
+
+
+def _at_once(rows: Sequence[BenchRow]) -> Iterator[Finding]:
+    """Cells of one file are timed one after the other."""
+    timed = [(r.began_ms, r.ended_ms, r) for r in rows if r.began_ms and r.ended_ms]
+    timed.sort(key=itemgetter(0, 1))
+    for (began, ended, first), (then, end, second) in itertools.pairwise(timed):
+        shorter = min(ended - began, end - then)
+        if min(ended, end) - then > _SHARED * shorter > 0:
+            yield invalid(
+                f"{first.where} and line {second.line} were timed at once, from {began} to {ended} "
+                f"and from {then} to {end} (began_ms, ended_ms): one card ran both, or one is a "
+                "copy of the other.",
+                "Run one benchmark at a time, and keep its rows as they are.",
+                Reason.MACHINE_DISTURBED,
+            )
+            return
 
 
 def _sides(rows: Sequence[BenchRow]) -> Iterator[Finding]:

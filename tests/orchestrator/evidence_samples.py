@@ -70,7 +70,7 @@ def row(mode: str, length: int, **changes: object) -> dict[str, object]:
         "tri_streams": 1, "ref_streams": 1,
         "timer": "events", "settled": "yes", "flush_mib": 256, "l2_mib": 72, "launch_us": 2.5,
         "sm_mhz": 2520, "sm_max_mhz": 2520, "mem_mhz": 10501, "temperature_c": 55,
-        "began_ms": 1763900000000 + length, "ended_ms": 1763900001000 + length,
+        "began_ms": 1763900000000 + 1000 * length, "ended_ms": 1763900000990 + 1000 * length,
         "torch": "2.13.0", "triton": "3.9.0",
         "kernel_launched": f"triton.{mode}", "operator_launched": f"triton.{mode}",
     }  # fmt: skip

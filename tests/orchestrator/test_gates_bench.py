@@ -19,6 +19,12 @@ BENCH = BenchGate(gate="bench", file="sel_dense.csv", mode="dense", lengths=[64,
 GOOD = row("dense", 64), row("dense", 128)
 
 
+def at(seconds: float) -> dict[str, int]:
+    """When a cell was timed; that of length 64 at 64."""
+    began = 1763900000000 + int(1000 * seconds)
+    return {"began_ms": began, "ended_ms": began + 990}
+
+
 def bench(**changes: object) -> bytes:
     return csv_of("dense", GOOD[0], row("dense", 128, **changes))
 
@@ -210,8 +216,8 @@ def test_the_source_projects_row_is_never_a_pass():
 
 def test_two_levels_in_one_file_are_two_families():
     rows = [
-        row("dense", length, level=level, mae=2e-4 + length * 1e-8)
-        for level in ("kernel", "operator")
+        row("dense", length, level=level, mae=2e-4 + length * 1e-8, **at(later + length))
+        for level, later in (("kernel", 0), ("operator", 500))
         for length in (64, 128)
     ]
     assert judged(BENCH, csv_of("dense", *rows)).verdict is Verdict.PASS
@@ -300,6 +306,12 @@ def test_a_row_has_no_more_spans_than_keys():
     gate = BENCH.model_copy(update={"mode": "varlen"})
     rows = [row("varlen", n, nspans=100) for n in (64, 128)]
     refused(gate, csv_of("varlen", *rows), INVALID, Reason.MALFORMED, "100 spans of 64 keys")
+
+
+def test_two_cells_were_not_timed_at_once():
+    refused(BENCH, bench(**at(64.3)), INVALID, Reason.MACHINE_DISTURBED, "line 2 and line 3 were")
+    refused(BENCH, bench(**at(64)), INVALID, Reason.MACHINE_DISTURBED, "a copy of the other")
+    assert judged(BENCH, bench(**at(64.9))).verdict is Verdict.PASS  # somebody set the clock
 
 
 def test_an_older_contract_shows_too_little():

@@ -308,7 +308,8 @@ def test_hostile_text_does_not_steer_the_terminal(tmp_path: Path) -> None:
 
 
 def _cell(mode: str, length: int, **changes: object) -> dict[str, object]:
-    when = {"began_ms": BEGAN + 100, "ended_ms": BEGAN + 1900, "ref_mae": 1e-4 + length * 1e-9}
+    began = BEGAN + 100 + 360 * LENGTHS[mode].index(length)
+    when = {"began_ms": began, "ended_ms": began + 350}
     return row(mode, length, **{**when, **changes})
 
 
