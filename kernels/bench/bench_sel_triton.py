@@ -5,10 +5,10 @@
 One row is one cell, with both levels (kernel, operator) and both references (shipped, strongest).
 `docs/benchmark.md` says what is measured and how, and explains the options and the columns.
 
-Each family of cells (all lengths of a shape) is measured by a process of its own. What kills it
-costs the cell it was at: the row's `status` says what that was, and the rest goes on in a new
-process. `--resume` goes on with a file that has no end mark yet. A canary is written beside, to
-`<name>.canary.csv`.
+Each family of cells (all lengths of a shape) is measured by a process of its own; those of a matrix
+compile several at once (`--jobs`) and measure one by one. What kills one costs the cell it was at:
+the row's `status` says what that was, and the rest goes on in a new process. `--resume` goes on
+with a file that has no end mark yet. A canary is written beside, to `<name>.canary.csv`.
 
 `NSA_SEL_TRITON_GROUP`, `_DB`, `_REQUIRE_ALIGN` and, at operator level, `_FORCE_PATH` choose the
 kernel, as they do in production; `NSA_DEBUG_*` leave one line a cell in the diagnostics file.
@@ -22,6 +22,7 @@ no `TRITON_INTERPRET=1`), or a CSV that exists already.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
@@ -124,11 +125,27 @@ class _Run:
         ]
         # the closing canary is due even where every row is there already
         work = [(f, lengths) for f, lengths in work if lengths] or [(work[-1][0], [])]
-        for i, (family, lengths) in enumerate(work):
-            canaries = {"before": i == 0, "after": i == len(work) - 1}
-            self._family(_Todo(family, lengths, [when for when, due in canaries.items() if due]))
+        todos = [_Todo(family, lengths, []) for family, lengths in work]
+        todos[0].canaries.append("before")
+        todos[-1].canaries.append("after")
+        for i in range(0, len(todos), self._options.jobs):
+            self._families(todos[i : i + self._options.jobs])
 
-    def _family(self, todo: _Todo) -> None:
+    def _families(self, todos: Sequence[_Todo]) -> None:
+        """Compile for all of them at once, then measure one after the other."""
+        with contextlib.ExitStack() as stack:
+            started: list[Child | None] = [None] * len(todos)
+            if len(todos) > 1:
+                started = [
+                    stack.enter_context(Child(todo.request(prepare=True), self._command))
+                    for todo in todos
+                ]
+            # one that died while it compiled is begun anew, and what it dies of then is told
+            ready = [child if child and child.ready(self._deadline) else None for child in started]
+            for todo, child in zip(todos, ready, strict=True):
+                self._family(todo, child)
+
+    def _family(self, todo: _Todo, prepared: Child | None) -> None:
         """Measure cells of a family, in as many processes as it takes."""
         while todo.lengths or todo.canaries:
             if todo.lengths and self._over():
@@ -136,15 +153,23 @@ class _Run:
                     self._failure(todo.family, length, f"not measured: {self._budget}")
                 todo.lengths = []
                 continue
-            with Child(todo.request(), self._command) as child:
-                # the budget is for cells; the closing canary follows anyway
-                deadline = self._deadline if todo.lengths else time.monotonic() + CANARY_S
-                for message in child.messages(deadline):
-                    self._told(message, todo)
-                died = child.death()
-                sys.stderr.write(child.stderr())
-            if not (todo.lengths or todo.canaries):
-                break
+            if prepared and todo.lengths:
+                self._process(todo, prepared)
+            else:
+                with Child(todo.request(), self._command) as child:
+                    self._process(todo, child)
+            prepared = None
+
+    def _process(self, todo: _Todo, child: Child) -> None:
+        """Write what a process tells, and what it died of."""
+        child.go()
+        # the budget is for cells; the closing canary follows anyway
+        deadline = self._deadline if todo.lengths else time.monotonic() + CANARY_S
+        for message in child.messages(deadline):
+            self._told(message, todo)
+        died = child.death()
+        sys.stderr.write(child.stderr())
+        if todo.lengths or todo.canaries:
             self._died(died or "the process ended before it was done", todo)
 
     def _told(self, message: Mapping[str, Any], todo: _Todo) -> None:
@@ -233,9 +258,10 @@ class _Todo:
     at: int | None = None
     """The cell that its process is at."""
 
-    def request(self) -> dict[str, Any]:
+    def request(self, *, prepare: bool = False) -> dict[str, Any]:
         """For the process that measures it."""
         return {
+            "prepare": prepare,
             "family": self.family.as_json(),
             "lengths": self.lengths,
             "before": "before" in self.canaries,

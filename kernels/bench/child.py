@@ -1,5 +1,8 @@
 """The process that measures a family: a request on stdin, one JSON line per event on a pipe.
 
+Asked to `prepare`, it compiles first what takes seconds, says `ready` and waits for a line: several
+such processes compile at once, and then measure one after the other.
+
 The pipe is a file descriptor of its own, named on the command line, because kernels and compilers
 print where they like. The process may die at any line; `bench_sel_triton` then knows from the last
 `begin` which cell it was.
@@ -7,13 +10,17 @@ print where they like. The process may die at any line; `bench_sel_triton` then 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 from typing import TextIO
 
+import torch
+
+from kernels.bench import references
 from kernels.bench.canary import canary
-from kernels.bench.cells import DTYPES, measure, shape_of, triton_side
+from kernels.bench.cells import DTYPES, LEVELS, measure, shape_of, triton_side
 from kernels.bench.contract import MIN_ITERS, TRITON_PREFIX
 from kernels.bench.machine import Machine, NoDevice, this_machine
 from kernels.bench.options import Family
@@ -26,7 +33,7 @@ from kernels.selection.flags import Flags
 
 def main(pipe: int) -> None:
     """Do what stdin asks for: `family`, its `lengths` to measure, and canaries `before`/`after`."""
-    request = json.load(sys.stdin)
+    request = json.loads(sys.stdin.readline())
     family = Family.from_json(request["family"])
     with os.fdopen(pipe, "w", encoding="utf-8") as out:
         try:
@@ -42,6 +49,12 @@ def main(pipe: int) -> None:
                 "fewer give no interval of the speedup, or time the compiler",
             )
             return
+        if request["prepare"]:
+            for length in request["lengths"]:
+                _prepare(family, length, machine, flags)
+            _tell(out, ready=True)
+            if not sys.stdin.readline():
+                return
         _tell(out, machine=machine.columns)
         if request["before"]:
             _tell(out, canary=canary(machine, "before"))
@@ -54,6 +67,20 @@ def main(pipe: int) -> None:
             _tell(out, row=row)
         if request["after"]:
             _tell(out, canary=canary(machine, "after"))
+
+
+def _prepare(family: Family, length: int, machine: Machine, flags: Flags) -> None:
+    """Run once what is compiled for each shape; what fails here fails, and is told, in its cell."""
+    with contextlib.suppress(Exception):
+        inputs = build(shape_of(family, length, machine.device))
+        for level in LEVELS:
+            runs = [triton_side(level, flags)]
+            runs += [one.run for one in references.compiled(level, machine.device)]
+            for run in runs:
+                for part in inputs.at(level).split(family.streams):
+                    run(part)
+    if machine.device.type == "cuda":
+        torch.cuda.empty_cache()  # others compile at the same time
 
 
 def _tell(out: TextIO, **message: object) -> None:

@@ -6,6 +6,7 @@ import argparse
 import itertools
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 from kernels.bench.contract import CONTRACT_VERSION
 
 MANY_SPANS = 8
+MAX_JOBS = 8
+"""By default: each holds a CUDA context, half a gigabyte, until its family is done."""
 MATRIX_KEYS = ("N", "H", "D", "Dv", "L_list", "streams")
 
 
@@ -93,6 +96,8 @@ class Options:
     csv: Path
     resume: bool
     budget_s: float | None
+    jobs: int
+    """Families that are compiled at once."""
 
 
 def mode_of(dist: str, *, ragged: bool) -> str:
@@ -108,7 +113,7 @@ def parse(argv: Sequence[str] | None) -> Options:
         families = tuple(_families(args))
     except (UsageError, OSError) as error:
         parser.error(str(error))
-    return Options(families, args.csv, args.resume, args.budget)
+    return Options(families, args.csv, args.resume, args.budget, args.jobs)
 
 
 def _families(args: argparse.Namespace) -> list[Family]:
@@ -205,11 +210,24 @@ def _parser() -> argparse.ArgumentParser:
         help=f"JSON list of objects with {', '.join(MATRIX_KEYS)}; lists are crossed",
     )
     add("--budget", type=_seconds, help="seconds for all cells; the rest is named, not measured")
+    add(
+        "--jobs",
+        type=_positive,
+        default=_default_jobs(),
+        help="families of a matrix that are compiled at once; they are timed one by one",
+    )
     add("--resume", action="store_true", help="go on with a CSV that has no end mark yet")
     add("--level", choices=("kernel", "operator"), default="operator", help="of tri_ms and ref_ms")
     add("--basis", choices=("shipped", "strongest"), default="strongest", help="of ref_ms")
     add("--seed", type=_count, default=0, help="of the inputs and of the bootstrap")
     return parser
+
+
+def _default_jobs() -> int:
+    """In Triton's interpreter nothing is compiled."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return 1
+    return max(1, min(MAX_JOBS, (os.cpu_count() or 1) // 2))
 
 
 def _positive(text: str) -> int:

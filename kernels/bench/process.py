@@ -6,6 +6,7 @@ device, and whatever a compiler or a kernel does to its process does not happen 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -21,6 +22,8 @@ from typing import IO, Any
 
 COMMAND = (sys.executable, "-m", "kernels.bench.child")
 ROOT = Path(__file__).parents[2]
+COMPILE_ALONE = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
+"""Several processes compile at once: none needs a pool of its own."""
 WAIT_S = 0.2
 """How long to wait for a message before looking at the clock and the process."""
 TELLING = ("assert", "error", "exception", "terminate", "out of memory")
@@ -35,6 +38,7 @@ class Child:
         self._command = command
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         self._overdue = False
+        self._early: list[dict[str, Any]] = []
 
     def __enter__(self) -> Child:
         self._pipe, write_end = os.pipe()
@@ -45,16 +49,29 @@ class Child:
             stdout=self._stderr,
             stderr=self._stderr,
             pass_fds=[write_end],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            env={**COMPILE_ALONE, **os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )
         os.close(write_end)
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(self._request).encode())
-            self._process.stdin.close()
-        except BrokenPipeError:
-            pass  # it has died already; `death` says of what
+        self._write(json.dumps(self._request))
         return self
+
+    def ready(self, deadline: float | None = None) -> bool:
+        """Wait until it has prepared itself, as its request asks; False if it ended instead."""
+        for message in self.messages(deadline):
+            if "ready" in message:
+                return True
+            self._early.append(message)
+        return False
+
+    def go(self) -> None:
+        """Have one that is ready begin."""
+        self._write("go")
+
+    def _write(self, line: str) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has died; `death` says of what
+            self._process.stdin.write(f"{line}\n".encode())
+            self._process.stdin.flush()
 
     def messages(self, deadline: float | None = None) -> Iterator[dict[str, Any]]:
         """What it tells, until it ends.
@@ -62,6 +79,8 @@ class Child:
         Args:
             deadline: when to kill it, as `time.monotonic()` tells the time.
         """
+        while self._early:
+            yield self._early.pop(0)
         buffer = b""
         with selectors.DefaultSelector() as selector:
             selector.register(self._pipe, selectors.EVENT_READ)
@@ -107,6 +126,9 @@ class Child:
     ) -> None:
         self._process.kill()
         self._process.wait()
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         os.close(self._pipe)
         self._stderr.close()
 

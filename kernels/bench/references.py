@@ -31,6 +31,10 @@ Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 """`Q[N, H, D], K[N, L, D], V[N, L, Dv], mask[N, 1, 1, L]` to `[N, H, Dv]`."""
 
 
+MAX_SHAPES = 256
+"""That a process may compile; beyond its own limit torch runs flex_attention uncompiled."""
+
+
 @dataclass(frozen=True)
 class Reference:
     """A named implementation of one level."""
@@ -69,8 +73,14 @@ def candidates(level: str, device: torch.device) -> list[Reference]:
     ]
     if on_cuda:
         found.append(Reference("pack+varlen_attn", _packed_varlen))
-        found.append(Reference("flex_attention", _flex))
-    return found
+    return [*found, *compiled(level, device)]
+
+
+def compiled(level: str, device: torch.device) -> list[Reference]:
+    """Those of `candidates` that torch compiles for each shape, which takes seconds."""
+    if level == "kernel" or device.type != "cuda":
+        return []
+    return [Reference("flex_attention", _flex)]
 
 
 def _shipped_packed(rows: PackedRows) -> Tensor:
@@ -216,7 +226,16 @@ def _varlen_attn(Q: Tensor, K_all: Tensor, V_all: Tensor, cu: Tensor, L: int) ->
 @functools.cache
 def _compiled_flex() -> tuple[Callable[..., Any], Callable[..., Any]]:
     flex = importlib.import_module("torch.nn.attention.flex_attention")
-    return torch.compile(flex.flex_attention), torch.compile(flex.create_block_mask)
+    config = importlib.import_module("torch._dynamo.config")
+    for limit in ("recompile_limit", "cache_size_limit"):  # the name of torch before 2.6
+        if hasattr(config, limit):
+            setattr(config, limit, MAX_SHAPES)
+            break
+    # for each shape anew: for any length it was four times slower (H200, torch 2.11, L=64)
+    return (
+        torch.compile(flex.flex_attention, dynamic=False),
+        torch.compile(flex.create_block_mask, dynamic=False),
+    )
 
 
 def _flex(selection: Selection) -> Tensor:

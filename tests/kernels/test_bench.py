@@ -56,6 +56,18 @@ def environment(monkeypatch):
         monkeypatch.delenv(name)
 
 
+# The real child, but something kills it while it compiles ahead for rows of one head.
+DIES_PREPARING = """
+import os, sys
+from kernels.bench import child
+def die(family, *rest):
+    if family.H == 1:
+        os.abort()
+child._prepare = die
+child.main(int(sys.argv[1]))
+"""
+
+
 def start(*arguments, env=()):
     return subprocess.run(
         [sys.executable, *arguments],
@@ -81,7 +93,7 @@ def rows_of(path):
 def test_command_line(tmp_path):
     path = tmp_path / "dense.csv"
     (tmp_path / "matrix.json").write_text('[{"H": [2, 1], "L_list": [17]}]')
-    matrix = ("--matrix", str(tmp_path / "matrix.json"))
+    matrix = ("--matrix", str(tmp_path / "matrix.json"), "--jobs", "2")
     script = "kernels/bench/bench_sel_triton.py"
     done = start(script, *TINY, *matrix, "--dist", "few", "--csv", str(path))
     assert done.returncode == 0, done.stderr
@@ -201,6 +213,16 @@ def test_a_compiler_abort_costs_one_cell_and_what_is_missing_is_resumed(aborting
     # what has its end mark is finished
     assert bench(path, *arguments, "--resume") == 2
     assert "nothing to resume" in capsys.readouterr().err
+
+
+def test_a_death_while_compiling_ahead_costs_nothing(tmp_path):
+    script = tmp_path / "dies.py"
+    script.write_text(DIES_PREPARING)
+    (tmp_path / "matrix.json").write_text('[{"H": [2, 1], "L_list": [4]}]')
+    arguments = ("--matrix", str(tmp_path / "matrix.json"), "--jobs", "2")
+    path = tmp_path / "x.csv"
+    assert bench(path, *arguments, command=[sys.executable, str(script)]) == 0
+    assert [(row["H"], row["status"]) for row in rows_of(path)] == [("2", "ok"), ("1", "ok")]
 
 
 def test_a_file_is_resumed_on_its_own_machine_only(tmp_path, capsys):

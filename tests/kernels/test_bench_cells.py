@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from selection_cases import DEVICE
 
-from kernels.bench import cells, references, trial
+from kernels.bench import cells, references, trial, workloads
 from kernels.bench.contract import columns
 from kernels.bench.machine import this_machine
 from kernels.bench.options import parse
@@ -447,3 +447,17 @@ def test_work_on_a_side_stream(monkeypatch):
 
     kernel_as(monkeypatch, wrap)
     assert cell()["status"].startswith("error: in its last timed iteration")
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("--dist", "mixed", "--ragged"), ("--decode", "--dist", "many")]
+)
+def test_both_oracles_agree_in_all_rows(arguments, monkeypatch):
+    monkeypatch.setattr(workloads, "OBVIOUS_ROWS", 10**6)  # all of them
+    monkeypatch.setattr(workloads, "BATCHED_KEYS", 64)  # several batches
+    made = inputs(*arguments)
+    oracle = made.oracle()
+    made.operator.selected[0] = made.operator.selected[1]
+    with pytest.raises(ArithmeticError, match="the two oracles are "):
+        made.oracle()
+    assert oracle.dtype == torch.float64

@@ -115,7 +115,10 @@ class TickingClock:
 def card(monkeypatch):
     """What `torch.cuda` would say of a card; only the clock is not real beside it."""
     properties = SimpleNamespace(
-        shared_memory_per_block_optin=227 * 1024, multi_processor_count=132
+        shared_memory_per_block_optin=227 * 1024,
+        multi_processor_count=132,
+        major=9,
+        minor=0,
     )
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device=None: properties)
