@@ -38,6 +38,7 @@ from kernels.selection.launch import tile
 from kernels.selection.limits import INTERPRETED
 from kernels.selection.tuning import (
     KERNELS,
+    SPLIT,
     TABLE,
     Entry,
     LaunchParams,
@@ -108,7 +109,10 @@ def best(times: Mapping[LaunchParams, float], now: LaunchParams) -> LaunchParams
 
 
 def merge(table: Sequence[Entry], made: Sequence[Entry]) -> tuple[Entry, ...]:
-    """Measured entries first, the narrowest of them ahead; new ones replace old ones."""
+    """Measured entries first, the narrowest of them ahead; new ones replace old ones.
+
+    Derived ones go where a measured one answers all that they would.
+    """
 
     def key(entry: Entry) -> tuple[object, ...]:
         length = math.inf if entry.L is None else entry.L
@@ -116,8 +120,29 @@ def merge(table: Sequence[Entry], made: Sequence[Entry]) -> tuple[Entry, ...]:
         return (entry.capability, entry.kernel, entry.bits, *sides)
 
     measured = {key(e): e for e in (*table, *made) if e.source.startswith("measured: ")}
-    derived = [e for e in table if not e.source.startswith("measured: ")]
-    return (*(measured[k] for k in sorted(measured)), *derived)  # type: ignore[type-var]
+    found = [measured[k] for k in sorted(measured)]  # type: ignore[type-var]
+    for entry in table:
+        if not entry.source.startswith("measured: ") and _reached(entry, found):
+            found.append(entry)
+    return tuple(found)
+
+
+def _reached(entry: Entry, before: Sequence[Entry]) -> bool:
+    """Whether some launch gets to `entry` behind those before it."""
+
+    def bounds(one: Entry) -> tuple[float, ...]:
+        return one.D, one.Dv, one.H, math.inf if one.L is None else one.L
+
+    def answered(kernel: str) -> bool:
+        return any(
+            (one.arch, one.bits) == (entry.arch, entry.bits)
+            and one.kernel in (kernel, "any")
+            and all(a >= b for a, b in zip(bounds(one), bounds(entry), strict=True))
+            for one in before
+        )
+
+    kernels = (*KERNELS, SPLIT) if entry.kernel == "any" else (entry.kernel,)
+    return not all(answered(kernel) for kernel in kernels)
 
 
 Family = tuple[str, str, tuple[int, int], int]
