@@ -34,6 +34,7 @@ CHOICES = {
     "dtype": ("fp16", "bf16", "fp32"),
     "dist": ("few", "many", "mixed"),
     "form": ("rows", "decode"),
+    "ragged": ("equal", "uniform"),
 }
 """What the contract's columns may say; any other word would slip past the gates that read it."""
 
@@ -312,8 +313,8 @@ class _Columns:
                     if ran and value is None:
                         self._bad(number, name, "")
         for number, (mode, spans) in enumerate(zip(read["mode"], read["nspans"], strict=True)):
-            if mode == "varlen" and spans is None:
-                self._bad(number, "nspans", "")
+            if mode == "varlen" and (spans is None or spans < 1):
+                self._bad(number, "nspans", "" if spans is None else f"{spans} is not positive")
         for number, version in enumerate(read["contract"]):
             if version is not None and not 1 <= version <= contract.CONTRACT_VERSION:
                 self._bad(

@@ -64,8 +64,6 @@ _DTYPES = {
     "bfloat16": "bf16", "torch.bfloat16": "bf16",
     "float32": "fp32", "float": "fp32", "torch.float32": "fp32", "f32": "fp32",
 }  # fmt: skip
-_CHOSEN = (*CHOICES, "ragged")
-"""Words that tell cells apart, whatever their case."""
 _FAILURES = ("ERROR", "FAIL", "OOM", "TIMEOUT", "CRASH")
 
 
@@ -379,7 +377,7 @@ class _Reader:
 def _words(name: str, fields: Sequence[str]) -> Sequence[str | None]:
     if name == "dtype":
         return [_DTYPES.get(field.lower(), field.lower()) or None for field in fields]
-    if name in _CHOSEN:
+    if name in CHOICES:
         return [field.lower() or None for field in fields]
     return [field or None for field in fields]
 

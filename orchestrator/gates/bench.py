@@ -40,6 +40,7 @@ NEEDED = (
 TIMED = (
     "speedup_lo", "speedup_hi", "iters", "warmup", "timer", "settled", "bytes", "flops",
     "launch_us", "torch", "triton",
+    *(f"{level}_{basis}" for level in LEVELS for basis in BASES),
     *(f"{side}_{what}" for side in ("tri", "ref") for what in ("p10", "p90", "cv")),
     *(f"{level}_{side}_ms" for level in LEVELS for side in SIDES),
     *(f"{level}_{basis}_{bound}" for level in LEVELS for basis in BASES for bound in ("lo", "hi")),

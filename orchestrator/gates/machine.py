@@ -83,6 +83,11 @@ def _own_clocks(rows: Sequence[Watched], measured: dict[str, JsonValue]) -> Iter
     if not shares:
         return
     share, row = min(shares, key=lambda item: item[0])
+    if share <= 0:
+        yield invalid(
+            f"{row.where} ({cell_name(row)}): sm_mhz is {row.sm_mhz:g}, and something ran.",
+            "Look at how the benchmark reads the clocks.",
+        )
     measured["lowest_clock"] = round(share, 3)
     slow = sum(share < LOWEST_CLOCK for share, _ in shares)
     if slow:

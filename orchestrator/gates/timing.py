@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter, itemgetter
 
@@ -53,6 +54,12 @@ _named = {key: attrgetter(*columns) for key, columns in _NAMED.items()}
 _REFERENCES = {
     level: attrgetter(f"{level}_shipped_ms", f"{level}_strongest_ms") for level in LEVELS
 }
+_SIDES: dict[tuple[str | None, str | None], Callable[[BenchRow], tuple[str, ...]]] = {
+    (level, basis): attrgetter("reference", f"{level}_{basis}", "kernel", f"{level}_launched")
+    for level in LEVELS
+    for basis in BASES
+}
+_VARIED = {side: attrgetter(f"{side}_cv", f"{side}_p10", f"{side}_p90") for side in ("tri", "ref")}
 _MIDDLES = {side: attrgetter(f"{side}_p10", f"{side}_ms", f"{side}_p90") for side in ("tri", "ref")}
 
 
@@ -73,7 +80,14 @@ def ratio_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
             f"{odd.where}: speedup {odd.speedup:g} is not ref_ms / tri_ms = {odd.ref_ms:g} / "
             f"{odd.tri_ms:g}{tail}."
         )
-    for found in (_untied(rows), _outside(rows), _off_middle(rows), _not_strongest(rows)):
+    for found in (
+        _untied(rows),
+        _otherwise_named(rows),
+        _outside(rows),
+        _off_middle(rows),
+        _too_varied(rows),
+        _not_strongest(rows),
+    ):
         if found:
             yield invalid(found)
 
@@ -93,6 +107,9 @@ def timing_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
             f"There was no warm-up at {lengths_of(cold)}: compilation may be in the times.",
             "Run with --warmup 5 or more.",
         )
+    still = _first(rows, lambda row: row.launch_us == 0)
+    if still:
+        yield invalid(f"{still.where}: launch_us is 0, and no launch takes no time.")
     walls = [row for row in rows if row.timer is not None and row.timer not in DEVICE_TIMERS]
     if walls:
         yield _unverified(
@@ -178,13 +195,53 @@ def _untied(rows: Sequence[BenchRow]) -> str | None:
     return None
 
 
+def _otherwise_named(rows: Sequence[BenchRow]) -> str | None:
+    """A row that calls its own two sides otherwise than its level and basis do."""
+    for row in rows:
+        sides = _SIDES.get((row.level, row.basis))
+        if sides is None:
+            continue
+        reference, named, kernel, launched = sides(row)
+        if reference == named and kernel == launched:
+            continue
+        for own, name, column, other in (
+            ("reference", reference, f"{row.level}_{row.basis}", named),
+            ("kernel", kernel, f"{row.level}_launched", launched),
+        ):
+            if name != other and None not in (name, other):
+                return (
+                    f"{row.where}: {own} is {name[:40]} and {column} {other[:40]}: the same side."
+                )
+    return None
+
+
+def _too_varied(rows: Sequence[BenchRow]) -> str | None:
+    """Times that vary more than so many of one mean can, or not at all between quantiles."""
+    for side, values in _VARIED.items():
+        for row in rows:
+            varied, low, high = values(row)
+            if varied is None:
+                continue
+            if row.iters and varied > math.sqrt(row.iters) * (1 + DIGITS):
+                return (
+                    f"{row.where}: {side}_cv is {varied:g}; {row.iters} times of one mean cannot "
+                    f"vary by more than {math.sqrt(row.iters):.3g}."
+                )
+            if varied == 0 and None not in (low, high) and high > low * (1 + DIGITS):
+                return (
+                    f"{row.where}: {side}_cv is 0, yet {side}_p10 and {side}_p90 are {low:g} and "
+                    f"{high:g}."
+                )
+    return None
+
+
 def _off_middle(rows: Sequence[BenchRow]) -> str | None:
     """A median that does not lie between the quantiles of its own times."""
     for side, quantiles in _MIDDLES.items():
         for row in rows:
             low, middle, high = quantiles(row)
             if None not in (low, middle, high) and not (
-                low * (1 - DIGITS) <= middle <= high * (1 + DIGITS)
+                0 < low * (1 - DIGITS) <= middle <= high * (1 + DIGITS)
             ):
                 return (
                     f"{row.where}: {side}_ms, the median {middle:g}, does not lie between "

@@ -88,6 +88,11 @@ def test_a_field_is_what_its_column_says(changes, column):
     assert caught.value.column == column
 
 
+def test_a_row_has_a_span():
+    with pytest.raises(EvidenceError, match="column nspans: 0 is not positive"):
+        parse_bench(csv_of("varlen", row("varlen", 64, nspans=0)))
+
+
 @pytest.mark.parametrize(
     ("column", "value"),
     [

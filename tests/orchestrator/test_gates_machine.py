@@ -78,6 +78,12 @@ def test_telemetry_below_zero_is_none(old, new) -> None:
         parse_telemetry(edited("quiet.csv", (old, new)))
 
 
+def test_a_clock_that_stands_still_ran_nothing() -> None:
+    found = judged(sm_mhz=0)
+    assert found.verdict is Verdict.INVALID
+    assert "sm_mhz is 0, and something ran" in found.message
+
+
 def test_a_quiet_card_passes_and_says_what_it_rests_on() -> None:
     found = judged()
     assert found.verdict is Verdict.PASS, found.message

@@ -80,7 +80,7 @@ def test_more_computing_than_the_tensor_cores_can_do_is_invalid() -> None:
     "claim",
     [
         {"ragged": "uniform"},
-        {"ragged": "1..L", "form": "decode"},
+        {"ragged": "uniform", "form": "decode"},
         {"form": "decode"},
         {"ragged": "equal", "form": "rows"},
     ],
