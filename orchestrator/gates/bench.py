@@ -1,7 +1,7 @@
 """A bench CSV: whole, one row per declared cell, kernel and reference both right.
 
 Slowness is not judged here; that is the decision's business. What is right and how it was timed is
-judged in `reference` and `timing`; physics and machine are gates of their own.
+judged in `reference`, `consistency` and `timing`; physics and machine are gates of their own.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pydantic import JsonValue
 from kernels.bench.contract import CONTRACT_VERSION, CPU_INTERPRETER
 from orchestrator.evidence import EvidenceError
 from orchestrator.evidence.bench import BASES, LEVELS, SIDES, BenchRow, BenchTable, parse_bench
+from orchestrator.gates.consistency import ratio_findings
 from orchestrator.gates.findings import (
     AGAIN,
     Finding,
@@ -27,7 +28,7 @@ from orchestrator.gates.findings import (
 )
 from orchestrator.gates.matrix import not_one_run
 from orchestrator.gates.reference import error_findings, kernel_findings, reference_findings
-from orchestrator.gates.timing import noise_bound, ratio_findings, timing_findings
+from orchestrator.gates.timing import noise_bound, timing_findings
 from orchestrator.models.playbook import BenchGate
 from orchestrator.models.verdict import GateResult, Reason, Verdict
 
