@@ -13,6 +13,7 @@ from evidence_samples import PARITY, csv_of, interpreted, junit, row, skip
 from evidence_samples import case as junit_case
 from test_reporting import complete
 
+from kernels.bench.contract import columns
 from orchestrator.cli.app import cli
 from orchestrator.errors import UsageError
 from orchestrator.evidence import EvidenceError
@@ -419,6 +420,20 @@ def test_an_all_losing_set_keeps_it_off_and_exits_with_zero(tmp_path: Path) -> N
     found = judged(*write_set(tmp_path, **edit))
     assert (found["decision"]["outcome"], found["exit_code"]) == ("KEEP_OFF", 0)
     assert found["decision"]["min_L"] == 2048
+
+
+NOT_JUDGED = ("seed", "mem_mhz", "temperature_c")
+"""The telemetry has the temperature too."""
+
+
+@pytest.mark.parametrize("column", [name for name in columns("varlen") if name not in NOT_JUDGED])
+def test_a_column_that_is_left_empty_decides_nothing(tmp_path: Path, column: str) -> None:
+    files = write_set(tmp_path)
+    rows = [_cell("varlen", length) | {column: ""} for length in LENGTHS["varlen"]]
+    files[1].write_bytes(csv_of("varlen", *rows))
+    found = judged(*files)
+    assert found["decision"]["outcome"] == "UNDECIDED"
+    assert found["exit_code"] in (4, 5)
 
 
 @pytest.mark.parametrize("cell", ["varlen_256", "varlen_1024", "dense_512", "dense_1024"])
