@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Literal
 
 from orchestrator.evidence.bench import Basis, BenchRow, Level
+from orchestrator.gates.timing import believed
 
 Fingerprint = Mapping[str, str | None]
 """What must be equal before absolute times are: device, driver, versions; None is unknown."""
@@ -97,19 +98,24 @@ def _quantity(row: BenchRow | None, what: What, at: tuple[Level, Basis] | None) 
     if row is None or not row.ok or row.interpreted:
         return None
     value: float | None
-    bounds: tuple[float | None, float | None] | None
+    low: float | None = None
+    high: float | None = None
     if at is None or at == (row.level, row.basis):
         value = getattr(row, what)
-        bounds = {
+        low, high = {
             "speedup": (row.speedup_lo, row.speedup_hi),
             "tri_ms": (row.tri_p10, row.tri_p90),
             "ref_ms": (row.ref_p10, row.ref_p90),
         }[what]
     elif what == "speedup":
-        value, bounds = row.speedup_of(*at), row.interval(*at)
+        value = row.speedup_of(*at)
+        low, high = row.interval(*at) or (None, None)
     else:  # the quantiles are those of the row's own level and reference
-        value, bounds = row.ms(at[0], "tri" if what == "tri_ms" else at[1]), None
-    return None if value is None else Quantity(value, *(bounds or (None, None)))
+        value = row.ms(at[0], "tri" if what == "tri_ms" else at[1])
+    if value is None:
+        return None
+    bounds = None if low is None or high is None else believed(row, (low, high))
+    return Quantity(value, *(bounds or (None, None)))
 
 
 def _change(a: Quantity | None, b: Quantity | None, *, more_is_better: bool) -> Change:

@@ -9,15 +9,11 @@ from kernels.bench import contract
 from kernels.bench.contract import Cell, Threshold
 from orchestrator.evidence.bench import BASES, LEVELS, Basis, BenchRow, Level
 from orchestrator.gates.findings import listed
-from orchestrator.gates.timing import SETTLED, noise_bound
+from orchestrator.gates.timing import SETTLED, believed, noise_bound
 from orchestrator.models.verdict import AtMargin, Comparison
 
 MARGINS = (1.1, 1.2, 1.3)
 """Margins that every decision is shown at, beside its own."""
-
-UNSETTLED = 0.05
-"""How far off a speedup may be whose timing did not settle, whatever its interval says: repetitions
-agree with each other before a clock or a cache has come to rest."""
 
 
 def sensitivity(cells: Iterable[Cell], margin: float) -> tuple[AtMargin, ...]:
@@ -147,23 +143,16 @@ def undecided_by(
     noisy = _unsure(admitted, level, basis, margin)
     if not noisy:
         return None
-    return f"Cells win by less than it is worth that their timing did not settle: {listed(noisy)}."
+    return f"Wins are smaller than timing that did not settle can be off: {listed(noisy)}."
 
 
 def _unsure(rows: Iterable[BenchRow], level: Level, basis: Basis, margin: float) -> tuple[str, ...]:
     """Cells that did not settle, and may lie on either side of the margin."""
-    unsettled = (row for row in rows if row.settled != SETTLED)
+    intervals = (
+        (row, believed(row, row.interval(level, basis))) for row in rows if row.settled != SETTLED
+    )
     return tuple(
         f"{row.family}, L={row.L}: [{bounds[0]:.3g}, {bounds[1]:.3g}], {(row.settled or '')[:120]}"
-        for row in unsettled
-        if (bounds := _believed(row, level, basis)) is not None and bounds[0] < margin <= bounds[1]
+        for row, bounds in intervals
+        if bounds is not None and bounds[0] < margin <= bounds[1]
     )
-
-
-def _believed(row: BenchRow, level: Level, basis: Basis) -> tuple[float, float] | None:
-    """The interval of a speedup that did not settle, and no narrower than that allows."""
-    bounds = row.interval(level, basis)
-    if bounds is None:
-        return None
-    middle = sum(bounds) / 2
-    return min(bounds[0], middle * (1 - UNSETTLED)), max(bounds[1], middle * (1 + UNSETTLED))

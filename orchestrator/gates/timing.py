@@ -23,6 +23,9 @@ _SPREAD = 0.1
 _SHARED = 0.5
 """Of the shorter of two cells, that they may have been timed at once: wall clocks are set."""
 SETTLED = "yes"
+UNSETTLED = 0.05
+"""How far off a number may be whose timing did not settle, whatever its interval says: repetitions
+agree with each other before a clock or a cache has come to rest."""
 _WHOLE_AND_PART = {side: attrgetter(f"operator_{side}_ms", f"kernel_{side}_ms") for side in SIDES}
 
 
@@ -76,6 +79,15 @@ def noise_bound(rows: Sequence[BenchRow]) -> list[str]:
         for row in rows
         if row.settled is not None and row.settled != SETTLED
     ]
+
+
+def believed(row: BenchRow, bounds: tuple[float, float] | None) -> tuple[float, float] | None:
+    """An interval of the row's; no narrower than timing that did not settle allows."""
+    if bounds is None or row.settled == SETTLED:
+        return bounds
+    low, high = bounds
+    middle = (low + high) / 2
+    return min(low, middle * (1 - UNSETTLED)), max(high, middle * (1 + UNSETTLED))
 
 
 def _at_once(rows: Sequence[BenchRow]) -> Iterator[Finding]:

@@ -69,6 +69,19 @@ def test_overlapping_intervals_are_noise(tmp_path: Path) -> None:
     assert found["counts"]["within noise"] == 6
 
 
+@pytest.mark.parametrize(
+    ("settled", "change"), [("yes", Change.BETTER), ("still warming up", Change.NOISE)]
+)
+def test_a_small_gain_of_times_that_did_not_settle_is_noise(settled: str, change: Change) -> None:
+    narrow = [
+        {**times(64, speedup), "speedup_lo": speedup - 0.01, "speedup_hi": speedup + 0.01}
+        for speedup in (1.5, 1.55)
+    ]
+    a, b = (bench_rows("dense", row("dense", 64, **n, settled=settled))[0] for n in narrow)
+    (found,) = compare_cell(a.family, 64, a, b, absolute=False)
+    assert found.change is change
+
+
 def test_card_against_card_compares_no_times(tmp_path: Path) -> None:
     found = compared(run(tmp_path / "a"), run(tmp_path / "b", 1.8, H200))
     assert found["absolute"] is False
