@@ -395,7 +395,7 @@ def test_a_second_run_that_does_not_wait_names_the_holder(labs, tmp_path):
     assert holder in second.stderr, second.stderr
     assert "without --no-wait" in second.stderr
     third = started(labs[1])
-    assert eventually(lambda: events(labs[1], "job.waiting"))
+    third.wait_until(lambda: "waiting for the device" in third.said)
     for controller in (third, first):
         controller.signal(signal.SIGINT)
         outcome = controller.end()
