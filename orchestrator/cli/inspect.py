@@ -11,10 +11,9 @@ from typing import Any
 import click
 
 from orchestrator.cli.console import Console, Lines
-from orchestrator.cli.run import parse_settings
+from orchestrator.cli.settings import parse_settings
 from orchestrator.config.playbook import load_playbook
 from orchestrator.config.resources import find_playbook
-from orchestrator.engine.conclude import conclude
 from orchestrator.engine.judge import judge
 from orchestrator.errors import StoreError
 from orchestrator.models.run import Judgement
@@ -28,6 +27,8 @@ _CHUNK = 1 << 16
 
 def report_command(run: str, template: Path | None, runs_dir: Path, *, as_json: bool) -> int:
     """Judge and render again."""
+    from orchestrator.engine.conclude import conclude  # Jinja, which no other command here needs
+
     paths = store.find(runs_dir, run)
     judgement, report = conclude(paths, template=template)
     if as_json:

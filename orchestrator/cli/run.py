@@ -10,11 +10,11 @@ import click
 
 from orchestrator.cli.console import STYLES, Console
 from orchestrator.cli.hostkeys import confirmation
+from orchestrator.cli.settings import parse_settings
 from orchestrator.config.pods import state_dir
 from orchestrator.engine.execute import Finished, Ports, execute
 from orchestrator.engine.plan import CONDITIONS, actions
 from orchestrator.engine.prepare import Prepared, Request, prepare
-from orchestrator.errors import UsageError
 from orchestrator.transport.hostkeys import HostKeys
 
 
@@ -80,21 +80,6 @@ def run_command(
     if as_json:
         click.echo(json.dumps(summary(finished)))
     return int(finished.exit_code)
-
-
-def parse_settings(settings: tuple[str, ...]) -> dict[str, str]:
-    """`NAME=VALUE` pairs.
-
-    Raises:
-        UsageError: one without `=`.
-    """
-    pairs = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals:
-            raise UsageError(f"--set {setting} has no value", remedy="write --set name=value")
-        pairs[name.strip()] = value
-    return pairs
 
 
 def summary(finished: Finished) -> dict[str, object]:

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from orchestrator.cli import after, inspect
 from orchestrator.cli.app import cli
 from orchestrator.cli.console import Lines, plain
-from orchestrator.cli.run import parse_settings
+from orchestrator.cli.settings import parse_settings
 from orchestrator.config.pods import parse_address
 from orchestrator.errors import UsageError
 
