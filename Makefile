@@ -45,7 +45,7 @@ integration: $(VENV)/.dev $(CACHE)/.environment
 	ORCHESTRATE_CACHE=$(CACHE) $(BIN)/python $(PYTEST) 4 -W error tests/integration
 
 # Cut links, kills, full disks, hostile pods. As root with network namespaces where they may be made.
-# TEST_FULL=1: every event, fifty random times, outages of a minute; some twenty minutes.
+# TEST_FULL=1: every event, fifty random times, outages of a minute; some ten minutes.
 faults: $(VENV)/.dev
 	tests/system-packages.sh
 	$(BIN)/python $(PYTEST) 5 -W error tests/faults

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import importlib
 import json
 import os
@@ -121,6 +122,7 @@ def _serve(connection: socket.socket) -> None:
     for module in _IMPORTED:
         importlib.import_module(module)
     shipped(resource("reports", "templates")).get_template(TEMPLATE)
+    gc.freeze()  # what is there stays, so that no fork looks through it, and copies it by that
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the watchers below leave nothing to be asked
     while True:
         head, descriptors, _, _ = socket.recv_fds(connection, 4, 4)
