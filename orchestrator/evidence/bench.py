@@ -218,6 +218,8 @@ class BenchTable:
     ended: bool
     """The end mark is there."""
     problem: str | None = None
+    gaps: frozenset[str] = frozenset()
+    """Columns that are empty in some row."""
 
     def lacks(self, names: Iterable[str]) -> tuple[str, ...]:
         """Those of `names` that are not among the columns."""
@@ -239,13 +241,22 @@ def parse_bench(data: bytes, name: str = "CSV") -> BenchTable:
             if column not in records.columns:
                 raise EvidenceError("missing from the header", file=name, column=column)
         rows: list[BenchRow] = []
+        gaps: set[str] = set()
         reading = iter(records)
         while some := list(islice(reading, _AT_ONCE)):
-            rows += _Columns(name, records.columns, some).rows()
+            rows += _Columns(name, records.columns, some).rows(gaps)
     except contract.ContractError as error:
         raise _relocated(error, name) from None
     problem = records.problem
-    return BenchTable(name, records.columns, tuple(rows), problem is None, records.ended, problem)
+    return BenchTable(
+        name,
+        records.columns,
+        tuple(rows),
+        problem is None,
+        records.ended,
+        problem,
+        frozenset(gaps),
+    )
 
 
 def _relocated(error: contract.ContractError, name: str) -> EvidenceError:
@@ -279,12 +290,14 @@ class _Columns:
         self._none = ("",) * len(records)
         self._ran = [status in ("", _OK) for status in self._fields("status")]
 
-    def rows(self) -> Iterable[BenchRow]:
+    def rows(self, gaps: set[str]) -> Iterable[BenchRow]:
+        """The rows; the columns that are empty in one of them are added to `gaps`."""
         for number, mode in enumerate(self._fields("mode")):
             if mode not in ("dense", "varlen"):
                 self._bad(number, "mode", f"{mode!r} is neither dense nor varlen" if mode else "")
         read = {name: self._read(name, kind) for name, kind in _KINDS.items()}
         self._check(read)
+        gaps.update(name for name, values in read.items() if None in values)
         file = [self._file] * len(self._lines)
         return map(
             BenchRow._make,

@@ -243,7 +243,9 @@ def _columns(
             )
         )
     for names, rows in ((NEEDED, ran), (TIMED, timed)):
-        there = [name for name in names if name not in lacking]
+        there = [name for name in names if name in table.gaps and name not in lacking]
+        if not there:
+            continue
         values = attrgetter("file", "line", *there)  # a tuple, however few are there
         row = next((row for row in rows if None in values(row)), None)
         if row is not None:
