@@ -177,20 +177,14 @@ def roofline(
     _points(left, dense, "kernel_strongest_ms", "grey", "x", "strongest SDPA over dense rows")
     left.set_title("benchmark, H=8; hollow: N=256, filled: N=1024", fontsize=9)
 
-    for form, (colour, marker, _) in zip(
-        TUNED, (FORMS[key] for key in TUNED.values()), strict=True
-    ):
+    for form, key in TUNED.items():
         found = [
             (2e-6 * ROWS_TUNED * int(L) * (int(D) + int(Dv)), float(us))
             for D, Dv, L, us in re.findall(TIMES.format(form=form), table)
         ]
-        right.scatter(
-            [mb for mb, _ in found],
-            [mb / us for mb, us in found],
-            s=24,
-            color=colour,
-            marker=marker,
-        )
+        colour, marker, _ = FORMS[key]
+        sizes, rates = [mb for mb, _ in found], [mb / us for mb, us in found]
+        right.scatter(sizes, rates, s=24, color=colour, marker=marker)
     _points(right, [r for r in probed if r["cell"] == "dense"], "probe_us", "black", "D", "probe")
     right.set_title("cold by reading, N=1024 H=8 (varlen: ragged)", fontsize=9)
 
