@@ -82,7 +82,9 @@ def test_company_on_the_gpu_is_told_from_the_job_s_own_processes(agent, smi, tmp
         apps=f'while :; do for pid in 1 4194399 $(cat {pids}); do echo "{UUID}, $pid"; done; '
         "sleep 0.05; done\n"
     )
-    agent.run(f"echo $$ >{pids}; setsid sleep 1.2 & echo $! >>{pids}; sleep 1.2")
+    daemon = "setsid sleep 60 >/dev/null 2>&1"
+    agent.run(f"echo $$ >{pids}; {daemon} & echo $! >>{pids}; sleep 2.5")
+    os.kill(int(pids.read_text().split()[1]), signal.SIGKILL)  # it has outlived the last sample
     last = {row["index"]: row for row in samples(agent)}
     assert (last["0"]["foreign_processes"], last["0"]["foreign_pids"]) == ("1", "1 ?")
     assert (last["1"]["foreign_processes"], last["1"]["foreign_pids"]) == ("0", "")
