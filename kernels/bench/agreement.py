@@ -113,11 +113,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             if broken:
                 held = False
                 lines.append(f"FAILS: {cell}: {broken[0]}")
+                print(lines[-1], flush=True)
                 continue
             found = claims(cell, first, second, _others(family, length, machine))
             held = held and all(claim.holds for claim in found)
             lines += map(str, found)
-            print(lines[-1], flush=True)
+            print(*map(str, found), sep="\n", flush=True)
     name, versions = machine.name, f"torch {torch.__version__}, triton {triton.__version__}"
     report = [f"# Agreement on {name}", "", versions, "", *(f"- {line}" for line in lines), ""]
     args.out.write_text("\n".join(report), encoding="utf-8")

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -119,6 +120,13 @@ class _Run:
         done = self._rows.resumed
         self.written = len(done)
         self.failed = sum(row["status"] != "ok" for row in done)
+        asked = [(family, L) for family in self._options.families for L in family.lengths]
+        for row in done:
+            if not any(_same(*cell, row) for cell in asked):
+                raise Refused(
+                    f"{self._options.csv} holds a cell that is not asked for, H={row['H']} "
+                    f"L={row['L']}: resume with the options that it was begun with"
+                )
         work = [
             (family, [L for L in family.lengths if not any(_same(family, L, row) for row in done)])
             for family in self._options.families
@@ -140,8 +148,10 @@ class _Run:
                     stack.enter_context(Child(todo.request(prepare=True), self._command))
                     for todo in todos
                 ]
-            # one that died while it compiled is begun anew, and what it dies of then is told
-            ready = [child if child and child.ready(self._deadline) else None for child in started]
+            # one that died while it compiled, or took too long, is begun anew: what it dies of
+            # then is told
+            deadline = self._to_compile()
+            ready = [child if child and child.ready(deadline) else None for child in started]
             for todo, child in zip(todos, ready, strict=True):
                 self._family(todo, child)
 
@@ -154,23 +164,38 @@ class _Run:
                 todo.lengths = []
                 continue
             if prepared and todo.lengths:
-                self._process(todo, prepared)
+                # what it dies of before it tells anything came of waiting
+                self._process(todo, prepared, again=True)
             else:
                 with Child(todo.request(), self._command) as child:
                     self._process(todo, child)
             prepared = None
 
-    def _process(self, todo: _Todo, child: Child) -> None:
-        """Write what a process tells, and what it died of."""
+    def _to_compile(self) -> float | None:
+        """Until when families may compile: the other half of what is left is for measuring."""
+        if self._deadline is None:
+            return None
+        return (time.monotonic() + self._deadline) / 2
+
+    def _process(self, todo: _Todo, child: Child, *, again: bool = False) -> None:
+        """Write what a process tells, and what it died of, unless what is left begins `again`."""
+        told = len(todo.lengths), len(todo.canaries)
         child.go()
-        # the budget is for cells; the closing canary follows anyway
-        deadline = self._deadline if todo.lengths else time.monotonic() + CANARY_S
-        for message in child.messages(deadline):
+        for message in child.messages(lambda: self._end_of(todo)):
             self._told(message, todo)
         died = child.death()
         sys.stderr.write(child.stderr())
         if todo.lengths or todo.canaries:
-            self._died(died or "the process ended before it was done", todo)
+            got_on = told != (len(todo.lengths), len(todo.canaries))
+            why = died or "the process ended before it was done"
+            self._died(why, todo, again=again or got_on)
+
+    def _end_of(self, todo: _Todo) -> float | None:
+        """When to kill a process: the budget is for cells, the closing canary follows anyway."""
+        if todo.lengths:
+            return self._deadline
+        todo.closing = todo.closing or time.monotonic() + CANARY_S
+        return todo.closing
 
     def _told(self, message: Mapping[str, Any], todo: _Todo) -> None:
         if "refused" in message:
@@ -189,12 +214,14 @@ class _Run:
             self._write(todo.family, todo.lengths.pop(0), message["row"])
             todo.at = None
 
-    def _died(self, what: str, todo: _Todo) -> None:
-        """Charge a death to the cell it was at; what was not begun is tried again once."""
+    def _died(self, what: str, todo: _Todo, *, again: bool) -> None:
+        """Charge a death to the cell it was at, else to all that is left; or begin that `again`."""
         if self._over():
             what = f"not measured: {self._budget}"
         if todo.at is not None:
             self._failure(todo.family, todo.lengths.pop(0), what)
+        elif again:
+            return
         elif todo.lengths and not self._over():
             if "before" in todo.canaries:
                 todo.canaries.remove("before")
@@ -210,7 +237,7 @@ class _Run:
 
     def _meet(self, machine: dict[str, object]) -> None:
         self._machine = machine
-        for row in self._rows.resumed[:1]:
+        for row in self._rows.resumed:
             for name in SAME_MACHINE:
                 if row[name] not in ("", str(machine[name])):
                     raise Refused(
@@ -257,6 +284,8 @@ class _Todo:
     """`before`, `after`: those that are due with this family."""
     at: int | None = None
     """The cell that its process is at."""
+    closing: float | None = None
+    """When its closing canary is given up."""
 
     def request(self, *, prepare: bool = False) -> dict[str, Any]:
         """For the process that measures it."""
@@ -287,5 +316,11 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
+def _terminated(*_: object) -> None:
+    sys.exit(128 + signal.SIGTERM)
+
+
 if __name__ == "__main__":
+    # so that no process that measures is left behind
+    signal.signal(signal.SIGTERM, _terminated)
     sys.exit(main())

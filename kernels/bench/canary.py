@@ -70,7 +70,7 @@ def _time(
 ) -> tuple[float, dict[str, float | str]]:
     clock = clock_for(machine.device, 1, flush=flush)
     sampler = machine.sampler()
-    warmed = ready(clock, work)
+    warmed = ready(clock, [work])
     sampler.start()
     for _ in range(ROUNDS):
         clock.run(warmed)

@@ -33,7 +33,7 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 LEVELS = ("kernel", "operator")
 COPIES = 3
 """Copies of the inputs that iterations rotate among; odd, so that taking turns meets all."""
-CONTROL = "control"
+CONTROL = "control of "
 
 Say = Callable[[str], None]
 
@@ -181,13 +181,20 @@ def _measure(
         level.others = [Contender(one.name, one.run, one.trial) for one in found]
         for reason, names in left_out.items():
             say(f"left out at {level.name} level: {', '.join(names)} ({reason})")
-    timed, twin = _time(family, machine, copies, levels, row)
-    for level in levels.values():
-        for contender in (*level.references, level.triton):
-            _check_timed(level, contender, timed, oracles)
+    timed = _time(family, machine, copies, levels, row)
+    contenders = [
+        (level, contender)
+        for level in levels.values()
+        for contender in (*level.references, level.triton)
+    ]
+    for level, contender in contenders:
+        _check_timed(level, contender, timed, oracles)
+    # what was remembered, by whatever mark of the tensors, is not true of them any more
+    copies[0].refill(build(shape, len(copies)))
+    changed = copies[0].oracle()
+    for level, contender in contenders:
+        _check_changed(level, contender, timed, changed)
     _report(family, levels, timed, row)
-    low, high = ratio_interval(timed.samples[twin], timed.samples[CONTROL], family.seed)
-    row |= {"aa_lo": low, "aa_hi": high}
 
 
 def _checked(
@@ -240,8 +247,8 @@ def _time(
     copies: Sequence[Inputs],
     levels: Mapping[str, Level],
     row: dict[str, object],
-) -> tuple[Timed, str]:
-    """Time all contenders of both levels together; also the name of the control's twin."""
+) -> Timed:
+    """Time all contenders of both levels together."""
     calls = {}
     ratios = []
     for level in levels.values():
@@ -250,11 +257,10 @@ def _time(
         for reference in level.references:
             calls[level.key(reference)] = reference.calls(copies, level.name, family.streams)
             ratios.append((level.key(reference), triton))
-    # A/A: a reference once more, as a side of its own
+    # A/A: each that may become the reference once more, as a side of its own
     level = levels[family.level]
-    strongest = family.basis == "strongest" and level.others
-    twin = level.others[0] if strongest else level.shipped
-    calls[CONTROL] = twin.calls(copies, level.name, family.streams)
+    for twin in level.references if family.basis == "strongest" else [level.shipped]:
+        calls[CONTROL + level.key(twin)] = twin.calls(copies, level.name, family.streams)
     clock = clock_for(machine.device, family.streams)
     sampler = machine.sampler()
     timed = time_all(
@@ -263,10 +269,8 @@ def _time(
         clock=clock,
         iters=family.iters,
         warmup=family.warmup,
-        launch_ms=machine.launch_ms,
-        on_warm=sampler.start,
+        on_batch=sampler.start,
     )
-    sampler.start()
     row |= {
         "iters": timed.rounds,
         "timer": timed.timer,
@@ -274,7 +278,16 @@ def _time(
         "flush_mib": clock.flush_bytes / 2**20,
         **sampler.result(),
     }
-    return timed, level.key(twin)
+    return timed
+
+
+def _check_changed(level: Level, contender: Contender, timed: Timed, oracle: Tensor) -> None:
+    """Raise `Wrong` unless the timed calls see that the first copy of the inputs has changed."""
+    key = level.key(contender)
+    for parts in timed.again(key, 0):
+        wrong = errors(parts, oracle)[2]
+        if wrong:
+            raise Wrong(f"run once more on inputs that changed in place, {key} {wrong}")
 
 
 def _check_timed(level: Level, contender: Contender, timed: Timed, oracles: list[Tensor]) -> None:
@@ -320,6 +333,9 @@ def _report(
             }
             if (level.name, basis) == (family.level, family.basis):
                 _report_basis(level, reference, (low, high), timed, row)
+                twin = timed.samples[CONTROL + level.key(reference)]
+                aa_lo, aa_hi = ratio_interval(times, twin, family.seed)
+                row |= {"aa_lo": aa_lo, "aa_hi": aa_hi}
 
 
 def _report_basis(

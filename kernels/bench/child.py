@@ -22,7 +22,7 @@ from kernels.bench import references
 from kernels.bench.canary import canary
 from kernels.bench.cells import DTYPES, LEVELS, measure, shape_of, triton_side
 from kernels.bench.contract import MIN_ITERS, TRITON_PREFIX
-from kernels.bench.machine import Machine, NoDevice, this_machine
+from kernels.bench.machine import Machine, NoDevice, this_device, this_machine
 from kernels.bench.options import Family
 from kernels.bench.workloads import build
 from kernels.selection.checks import mean_err
@@ -38,11 +38,11 @@ def main(pipe: int) -> None:
     with os.fdopen(pipe, "w", encoding="utf-8") as out:
         try:
             flags = Flags.from_env()
-            machine = this_machine()
+            device = this_device()
         except (FlagError, NoDevice) as error:
             _tell(out, refused=str(error))
             return
-        if machine.device.type == "cuda" and (family.iters < MIN_ITERS or family.warmup < 1):
+        if device.type == "cuda" and (family.iters < MIN_ITERS or family.warmup < 1):
             _tell(
                 out,
                 refused=f"on a GPU --iters must be at least {MIN_ITERS} and --warmup at least 1: "
@@ -51,10 +51,11 @@ def main(pipe: int) -> None:
             return
         if request["prepare"]:
             for length in request["lengths"]:
-                _prepare(family, length, machine, flags)
+                _prepare(family, length, device, flags)
             _tell(out, ready=True)
             if not sys.stdin.readline():
                 return
+        machine = this_machine()
         _tell(out, machine=machine.columns)
         if request["before"]:
             _tell(out, canary=canary(machine, "before"))
@@ -65,21 +66,23 @@ def main(pipe: int) -> None:
             if flags.debug and row["status"] == "ok":
                 _log(family, length, machine, flags, row)
             _tell(out, row=row)
+            if row["status"] != "ok" and device.type == "cuda":
+                torch.cuda.synchronize()  # raises where the error has left no context to go on in
         if request["after"]:
             _tell(out, canary=canary(machine, "after"))
 
 
-def _prepare(family: Family, length: int, machine: Machine, flags: Flags) -> None:
+def _prepare(family: Family, length: int, device: torch.device, flags: Flags) -> None:
     """Run once what is compiled for each shape; what fails here fails, and is told, in its cell."""
     with contextlib.suppress(Exception):
-        inputs = build(shape_of(family, length, machine.device))
+        inputs = build(shape_of(family, length, device))
         for level in LEVELS:
             runs = [triton_side(level, flags)]
-            runs += [one.run for one in references.compiled(level, machine.device)]
+            runs += [one.run for one in references.compiled(level, device)]
             for run in runs:
                 for part in inputs.at(level).split(family.streams):
                     run(part)
-    if machine.device.type == "cuda":
+    if device.type == "cuda":
         torch.cuda.empty_cache()  # others compile at the same time
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -11,16 +12,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from kernels.bench.intervals import median
-
 Calls = Sequence[Callable[[], Tensor]]
 
 MIN_FLUSH_BYTES = 64 * 2**20
 MIN_SPIN, MAX_SPIN = 2**18, 2**23
 """Cycles, some 0.15 to 5 ms: a call that waits for the device is late however long that spins."""
-WARM_UPS = 3
+WARM_UPS = 2
 PROBE_PASSES = 5
-"""Of a probe of the device, in one graph."""
+"""Of a probe of the device, or of a reference that is tried, in one graph."""
 
 Parts = tuple[Tensor, ...]
 """What one call of each stream returned; together they are the rows of one pass."""
@@ -71,16 +70,18 @@ def clock_for(device: torch.device, streams: int, *, flush: bool = True) -> Cloc
     return _WallClock()
 
 
-def ready(clock: Clock, work: Callable[[], Tensor]) -> Any:
-    """`work`, warmed up and where possible captured, for `clock.run`."""
-    calls: Any = [work]
+def ready(clock: Clock, calls: Calls) -> Any:
+    """The calls, warmed up and captured if they can be, for `clock.run`; forgets those runs."""
+    if not clock.captures:
+        return calls
     for _ in range(WARM_UPS):
         clock.run(calls)
-    if clock.captures:
-        calls = clock.capture(calls, PROBE_PASSES)
-        clock.run(calls)  # the first replay uploads the graph
+    found: Any = calls
+    with contextlib.suppress(RuntimeError):
+        found = clock.capture(calls, PROBE_PASSES)
+        clock.run(found)  # the first replay uploads the graph
     clock.clear()
-    return calls
+    return found
 
 
 def l2_bytes(device: torch.device) -> int:
@@ -137,7 +138,7 @@ class _Graph:
 class _CudaClock:
     """Device time of a pass, whatever Python takes to start it.
 
-    A graph is timed as a whole, right after one of its flushes alone, whose median is taken off:
+    A graph is timed as a whole, right after one of its flushes alone, whose time is taken off:
     what is left of a pass includes one gap between kernels, no launch. Calls that are not captured
     are queued behind a kernel that spins until all of them are, so that the device never waits
     for Python in the timed region; `late` counts where it did.
@@ -232,13 +233,7 @@ class _CudaClock:
 
     def milliseconds(self) -> list[float]:
         torch.cuda.synchronize(self._device)
-        flushes: dict[int, list[float]] = {}
-        for sample in self._samples:
-            if sample.flushes:
-                flushes.setdefault(sample.passes, []).append(_elapsed(sample.flushes))
-        # the median, so that the noise of the flushes does not come on top of the call's
-        usual = {passes: median(times) for passes, times in flushes.items()}
-        return [(_elapsed(s.whole) - usual.get(s.passes, 0.0)) / s.passes for s in self._samples]
+        return [sample.milliseconds() for sample in self._samples]
 
     def clear(self) -> None:
         torch.cuda.synchronize(self._device)
@@ -255,11 +250,15 @@ class _Sample:
 
     whole: Span
     flushes: Span | None = None
-    """The same number of them alone."""
+    """As many of them alone, right before: what slows one down slows both."""
     passes: int = 1
+
+    def milliseconds(self) -> float:
+        """Of a pass; the device must have passed all events."""
+        flushes = _elapsed(self.flushes) if self.flushes else 0.0
+        return (_elapsed(self.whole) - flushes) / self.passes
 
 
 def _elapsed(span: Span) -> float:
-    """Milliseconds; the device must have passed both events."""
     start, end = span
     return start.elapsed_time(end)

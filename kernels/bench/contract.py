@@ -70,13 +70,13 @@ EXTRA_COLUMNS = (
     "operator_shipped",
     "operator_strongest",
     "tri_probe",  # as ref_probe, for the kernel
-    "tri_p10",  # quantiles of the times behind tri_ms and ref_ms, ms
+    "tri_p10",  # quantiles of the times behind tri_ms and ref_ms, ms: means of a graph's passes
     "tri_p90",
     "ref_p10",
     "ref_p90",
     "tri_cv",  # coefficient of variation
     "ref_cv",
-    "aa_lo",  # A/A control of the family: interval of ref_ms / ref_ms, timed as two sides
+    "aa_lo",  # A/A control: interval of ref_ms / ref_ms, the reference timed as two sides
     "aa_hi",
     "bytes",  # that any correct implementation must move: Q, the selected K and V, and the output
     "flops",  # 2 * H * (D + Dv) per selected key of a row
@@ -84,7 +84,7 @@ EXTRA_COLUMNS = (
     "ref_streams",
     "timer",  # events | graph | wall
     "settled",  # "yes", or why the warm-up or the stop rule did not settle
-    "flush_mib",  # overwritten before each iteration, outside the timed region; 0: not flushed
+    "flush_mib",  # overwritten before each pass, its time not counted; 0: not flushed
     "l2_mib",  # 0: unknown
     "launch_us",  # launch floor of this device: a one-element kernel, timed in the same way
     "sm_mhz",  # clocks while the cell was timed; empty where they cannot be read

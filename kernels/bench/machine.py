@@ -46,28 +46,38 @@ class Machine:
         return Sampler(self.gpu_id)
 
 
-def this_machine() -> Machine:
+def this_device() -> torch.device:
     """The current CUDA device, or the CPU under Triton's interpreter.
 
     Raises:
         NoDevice: there is neither.
     """
     if op.INTERPRETED:  # also beside a GPU: what the interpreter takes is not the GPU's time
-        device = torch.device("cpu")
         torch.set_num_threads(1)  # beside the interpreter's loops, more only wait for each other
-        return Machine(device, CPU_INTERPRETER, _launch_ms(device), None)
+        return torch.device("cpu")
     if not torch.cuda.is_available():
         raise NoDevice(
             "no CUDA device; set TRITON_INTERPRET=1 to check the kernels (not their speed) "
             "in Triton's interpreter"
         )
-    device = torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def this_machine() -> Machine:
+    """`this_device`, with its name and launch floor: nothing else may run there meanwhile.
+
+    Raises:
+        NoDevice: there is none.
+    """
+    device = this_device()
+    if device.type == "cpu":
+        return Machine(device, CPU_INTERPRETER, _launch_ms(device), None)
     return Machine(device, torch.cuda.get_device_name(device), _launch_ms(device), _gpu_id(device))
 
 
 def _launch_ms(device: torch.device) -> float:
     clock = clock_for(device, 1)
-    launch = ready(clock, torch.zeros(1, device=device).zero_)
+    launch = ready(clock, [torch.zeros(1, device=device).zero_])
     for _ in range(20):
         clock.run(launch)
     return median(clock.milliseconds())

@@ -144,6 +144,11 @@ def _families(args: argparse.Namespace) -> list[Family]:
                 raise UsageError(
                     f"--streams {family.streams} is more than the {family.N} rows there are"
                 )
+            if min(lengths) < family.nspans:
+                raise UsageError(
+                    f"L={min(lengths)} is less than the {family.nspans} spans of a row with "
+                    f"--dist {family.dist}"
+                )
             found.append(family)
     cells = [tuple(family.identity(L).values()) for family in found for L in family.lengths]
     if len(set(cells)) != len(cells):

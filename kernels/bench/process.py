@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -38,7 +38,6 @@ class Child:
         self._command = command
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         self._overdue = False
-        self._early: list[dict[str, Any]] = []
 
     def __enter__(self) -> Child:
         self._pipe, write_end = os.pipe()
@@ -57,11 +56,7 @@ class Child:
 
     def ready(self, deadline: float | None = None) -> bool:
         """Wait until it has prepared itself, as its request asks; False if it ended instead."""
-        for message in self.messages(deadline):
-            if "ready" in message:
-                return True
-            self._early.append(message)
-        return False
+        return any("ready" in message for message in self.messages(lambda: deadline))
 
     def go(self) -> None:
         """Have one that is ready begin."""
@@ -73,19 +68,20 @@ class Child:
             self._process.stdin.write(f"{line}\n".encode())
             self._process.stdin.flush()
 
-    def messages(self, deadline: float | None = None) -> Iterator[dict[str, Any]]:
+    def messages(
+        self, deadline: Callable[[], float | None] = lambda: None
+    ) -> Iterator[dict[str, Any]]:
         """What it tells, until it ends.
 
         Args:
-            deadline: when to kill it, as `time.monotonic()` tells the time.
+            deadline: asked again and again when to kill it, as `time.monotonic()` tells the time.
         """
-        while self._early:
-            yield self._early.pop(0)
         buffer = b""
         with selectors.DefaultSelector() as selector:
             selector.register(self._pipe, selectors.EVENT_READ)
             while True:
-                if deadline is not None and time.monotonic() >= deadline:
+                end = deadline()
+                if end is not None and time.monotonic() >= end:
                     self._overdue = True
                     self._process.kill()
                     return

@@ -20,7 +20,6 @@ are `perf_counter`, and streams run one after the other.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,8 +42,6 @@ NARROW = 0.02
 """Width of an interval, relative to its middle, at which timing may stop."""
 MAX_FACTOR = 4
 """Timing stops after this many times the iterations asked for, settled or not."""
-NEAR_FLOOR = 10
-"""Launches below which a median that is not of a graph is not to be trusted."""
 REPLAY_MS = 0.2
 """What a graph should take, flushes aside, by passes repeated in it ..."""
 MAX_PASSES = 10
@@ -69,6 +66,8 @@ class Timed:
     """`events`, `graph` or `wall`."""
     settled: str
     """`yes`, or what did not settle."""
+    again: Callable[[str, int], tuple[Parts, ...]]
+    """Runs one iteration of a name on a copy of the inputs once more, as it was timed."""
 
     @property
     def rounds(self) -> int:
@@ -83,8 +82,7 @@ def time_all(
     clock: Clock,
     iters: int,
     warmup: int,
-    launch_ms: float = 0.0,
-    on_warm: Callable[[], object] = lambda: None,
+    on_batch: Callable[[], object] = lambda: None,
 ) -> Timed:
     """Time contenders that do the same work.
 
@@ -94,8 +92,7 @@ def time_all(
         clock: of the device that the calls run on.
         iters: timed iterations of each, at least.
         warmup: untimed iterations of each, at least.
-        launch_ms: launch floor, near which nothing but a graph can be timed.
-        on_warm: called once between warm-up and timing.
+        on_batch: called before each batch of timed iterations.
 
     Raises:
         ValueError: they differ in their copies or streams, or `iters < 1`.
@@ -106,15 +103,12 @@ def time_all(
     if iters < 1:
         raise ValueError(f"iters must be at least 1, got {iters}")
     rounds = _Rounds(contenders, clock)
-    uncaptured = rounds.capture() if warmup else None
-    doubts = _warm_up(rounds, warmup)
-    fastest = min((median(times) for times in rounds.times().values() if times), default=math.inf)
-    if uncaptured and fastest < NEAR_FLOOR * launch_ms:
-        doubts.append(f"near the launch floor, and {uncaptured}")
+    doubts = rounds.capture() if warmup else []
+    doubts += _warm_up(rounds, warmup)
     rounds.clear()
-    on_warm()
     began = rounds.done
     while True:
+        on_batch()
         rounds.run(iters)
         timed = rounds.done - began
         samples = rounds.times()
@@ -132,6 +126,7 @@ def time_all(
         rounds.started,
         "graph" if rounds.captured else clock.timer,
         "; ".join(doubts) or "yes",
+        rounds.again,
     )
 
 
@@ -182,14 +177,19 @@ class _Rounds:
 
     def run(self, count: int) -> None:
         for _ in range(count):
+            # who goes first may find a busier or a colder device: take turns, there and back
+            first = self.done // 2 % len(self._contenders)
             names = list(self._contenders)
-            # who goes first may find a busier or a colder device: take turns
+            names = names[first:] + names[:first]
             for name in names if self.done % 2 == 0 else reversed(names):
                 copies = self._contenders[name]
                 copy = self.done % len(copies)
                 self.outputs[name][copy] = self._clock.run(copies[copy])
                 self._order.append(name)
             self.done += 1
+
+    def again(self, name: str, copy: int) -> tuple[Parts, ...]:
+        return self._clock.run(self._contenders[name][copy])
 
     def times(self) -> dict[str, list[float]]:
         found: dict[str, list[float]] = {name: [] for name in self._contenders}
@@ -203,10 +203,10 @@ class _Rounds:
         for outputs in self.outputs.values():
             outputs.clear()
 
-    def capture(self) -> str | None:
+    def capture(self) -> list[str]:
         """Replace all calls by graphs; if one cannot be captured, keep them and say which."""
         if not self._clock.captures:
-            return None
+            return []
         made: dict[str, list[Any]] = {}
         name = ""
         try:
@@ -214,12 +214,14 @@ class _Rounds:
                 passes = self._passes(name)
                 made[name] = [self._clock.capture(calls, passes) for calls in copies]
         except RuntimeError as error:
-            return f"{name} cannot be captured: {' '.join(str(error).split())[:120]}"
+            # what stopped it lies behind what the capture says of being stopped
+            reason = " ".join(str(error.__context__ or error).split())[:120]
+            return [f"timed without graphs, because {name} cannot be captured: {reason}"]
         finally:
             self.clear()
         self._contenders = dict(made)
         self.captured = True
-        return None
+        return []
 
     def _counted(self, name: str, call: Call) -> Call:
         """A call that counts as a pass once it has returned, in a graph that is made too."""

@@ -216,6 +216,17 @@ class Inputs:
         """The workload of a level."""
         return self.kernel if level == "kernel" else self.operator
 
+    def refill(self, other: Inputs) -> None:
+        """Overwrite all tensors, in place, with those of another copy of the same shape."""
+        mine, theirs = self.kernel, other.kernel
+        pairs = [(mine.K_all, theirs.K_all), (mine.V_all, theirs.V_all)]
+        if mine.lengths is not None:  # padded, in memory of their own
+            pairs += [(mine.K, theirs.K), (mine.V, theirs.V)]
+        for name in ("Q", "K", "V", "ranges", "selected", "bounds"):
+            pairs.append((getattr(self.operator, name), getattr(other.operator, name)))
+        for target, source in pairs:
+            target.copy_(source)
+
     def oracle(self) -> Tensor:
         """`[N, H, Dv]` fp64, from the operator's tensors; the packed rows must give the same.
 

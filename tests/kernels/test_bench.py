@@ -56,13 +56,17 @@ def environment(monkeypatch):
         monkeypatch.delenv(name)
 
 
-# The real child, but something kills it while it compiles ahead for rows of one head.
+# The real child, but something kills it while it compiles ahead for rows of one head, or, with
+# `waits` for its name, when it has done so and waits for its turn.
 DIES_PREPARING = """
-import os, sys
+import os, sys, threading
 from kernels.bench import child
 def die(family, *rest):
     if family.H == 1:
-        os.abort()
+        if "waits" in __file__:
+            threading.Timer(0.5, os.abort).start()
+        else:
+            os.abort()
 child._prepare = die
 child.main(int(sys.argv[1]))
 """
@@ -215,8 +219,9 @@ def test_a_compiler_abort_costs_one_cell_and_what_is_missing_is_resumed(aborting
     assert "nothing to resume" in capsys.readouterr().err
 
 
-def test_a_death_while_compiling_ahead_costs_nothing(tmp_path):
-    script = tmp_path / "dies.py"
+@pytest.mark.parametrize("name", ["dies.py", "waits.py"])
+def test_a_death_before_its_turn_costs_nothing(name, tmp_path):
+    script = tmp_path / name
     script.write_text(DIES_PREPARING)
     (tmp_path / "matrix.json").write_text('[{"H": [2, 1], "L_list": [4]}]')
     arguments = ("--matrix", str(tmp_path / "matrix.json"), "--jobs", "2")
@@ -227,13 +232,17 @@ def test_a_death_while_compiling_ahead_costs_nothing(tmp_path):
 
 def test_a_file_is_resumed_on_its_own_machine_only(tmp_path, capsys):
     path = tmp_path / "x.csv"
+    (family,) = parse([*TINY, "--L_list", "4", "--csv", "x"]).families
     row = dict.fromkeys(columns("dense"), "1") | {"device": "NVIDIA Test", "status": "ok"}
+    row |= {name: str(value) for name, value in family.identity(4).items()}
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns("dense"), lineterminator="\n")
         writer.writeheader()
         writer.writerow(row)
     text = path.read_text()
-    assert bench(path, "--resume") == 2
+    assert bench(path, "--L_list", "5", "--resume") == 2
+    assert "holds a cell that is not asked for, H=2 L=4" in capsys.readouterr().err
+    assert bench(path, "--L_list", "4", "--resume") == 2
     assert f"begun with device NVIDIA Test, this is {DEVICE_NAME}" in capsys.readouterr().err
     assert path.read_text() == text
 
@@ -278,6 +287,7 @@ def test_what_the_budget_does_not_cover_is_named(tmp_path):
         (("--streams", "4"), "more than the 3 rows"),
         (("--iters", "0"), "is not positive"),
         (("--budget", "nan"), "is not a positive number of seconds"),
+        (("--dist", "many", "--L_list", "4"), "L=4 is less than the 8 spans of a row"),
         (("--matrix", "nowhere.json"), "No such file"),
     ],
 )

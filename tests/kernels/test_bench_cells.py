@@ -116,12 +116,6 @@ def test_bytes_and_flops_by_hand():
     assert shared.bytes == (640 * (2 * 16 + 2 * 24) + 64 * (16 + 24)) * 2
 
 
-def test_too_short_for_its_spans():
-    assert cell("--dist", "many", length=4)["status"] == (
-        "error: ValueError: L=4 is less than the 8 spans of a row"
-    )
-
-
 def test_copies_differ_and_levels_agree():
     first, second = (inputs("--dist", "mixed", "--ragged", copy=copy) for copy in (0, 1))
     assert torch.equal(first.kernel.cu_seqlens, second.kernel.cu_seqlens)
@@ -333,6 +327,32 @@ class TestKernelIsRefused:
         assert row["status"].startswith("error: in its last timed iteration on inputs")
         assert "has a mean error of" in row["status"]
         assert "nan" not in row["status"]
+
+    def test_that_remembers_its_answers_by_where_the_inputs_lie(self, monkeypatch):
+        """Each copy of the inputs gets its own right answer: in place they change only at last."""
+        kept = {}
+
+        def wrap(real):
+            def run(part):
+                place = (part.K.data_ptr(), part.V.data_ptr(), part.Q.shape)
+                if place not in kept:  # the part too, so that nothing else comes to lie there
+                    kept[place] = part, real(part)
+                else:  # the launch is there; it serves one row
+                    cells.op.sel_attn_fwd_dense_group(part.Q[:1], part.K[:1], part.V[:1])
+                return kept[place][1].clone()
+
+            return run
+
+        real = cells.triton_side
+        monkeypatch.setattr(
+            cells,
+            "triton_side",
+            lambda level, flags: (
+                wrap(real(level, flags)) if level == "kernel" else real(level, flags)
+            ),
+        )
+        status = cell("--level", "kernel")["status"]
+        assert status.startswith("error: run once more on inputs that changed in place, kernel")
 
     def test_that_is_not_done_when_it_returns(self, monkeypatch):
         """Its work goes on beside the timed region, as on a stream of its own."""
