@@ -162,3 +162,15 @@ def test_a_cell_is_checked_before_it_is_timed(name, card, monkeypatch):
     monkeypatch.setattr(Rows, "triton", lambda self, flags: self.oracle().half() + 1)
     with pytest.raises(ArithmeticError, match="the kernel errs"):
         benchmark.measure(TickingClock(), name, rows.L, rows, aim, triton_flags())
+
+
+def test_decode_is_timed_with_and_without_combining(card, monkeypatch):
+    monkeypatch.setattr(benchmark, "PROBE_WIDTHS", (16,))
+    monkeypatch.setattr(benchmark, "PROBE_WARPS", (1,))
+    monkeypatch.setattr(benchmark, "DECODE_KEYS", 128)
+    monkeypatch.setattr(benchmark, "DECODE_CACHE", 512)
+    line = benchmark._decode(TickingClock(), LIKE, triton_flags(splits=2))
+    assert line.kernels == "ranges_split.group+ranges_combine.group"
+    assert math.isnan(line.probe_us)
+    assert 0 < line.split_us < line.triton_us
+    assert "without combining), goal 6.4" in line.missed
