@@ -110,6 +110,13 @@ class ForeignRow(NamedTuple):
     operator_tri_ms: float | None = None
     operator_shipped_ms: float | None = None
     operator_strongest_ms: float | None = None
+    reference: str | None = None
+    kernel_launched: str | None = None
+    kernel_shipped: str | None = None
+    kernel_strongest: str | None = None
+    operator_launched: str | None = None
+    operator_shipped: str | None = None
+    operator_strongest: str | None = None
     bytes: float | None = None
     flops: float | None = None
     tri_streams: int | None = None

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 
 from orchestrator.evidence.cards import FASTEST, Card
 from orchestrator.evidence.roofline import Work
 from orchestrator.gates.findings import Finding, listed
-from orchestrator.gates.timed import Time, Timed, cell_name, times_of, unverified
+from orchestrator.gates.timed import (
+    IMPLEMENTATIONS,
+    Time,
+    Timed,
+    cell_name,
+    times_of,
+    unverified,
+)
 from orchestrator.models.verdict import Reason, Verdict
 
 FLAT = 1.1
@@ -51,18 +59,19 @@ def flatness(
         slowest = zip(*map(getter, much_smaller), strict=True)
         for column, last_ms, before in zip(columns, getter(last_row), slowest, strict=True):
             known = [ms for ms in before if ms is not None]
-            if known and last_ms is not None and last_ms > FLAT * max(known):
+            timed = attrgetter(IMPLEMENTATIONS[column])
+            one = len({timed(row) for _, row in members}) == 1
+            if one and known and last_ms is not None and last_ms > FLAT * max(known):
                 continue
-            times = [
-                Time(row, column, ms, work)
-                for work, row in members
-                if (ms := getattr(row, column)) is not None and ms > 0
-            ]
-            if (
-                len(times) > 1
-                and (found := _flat(times, card_of(last_row), launch_us, launch_bound)) is not None
-            ):
-                flat.setdefault(found[0], []).append(found[1])
+            # only times of one implementation tell how it grows
+            alike: dict[str | None, list[Time]] = {}
+            for work, row in members:
+                if (ms := getattr(row, column)) is not None and ms > 0:
+                    alike.setdefault(timed(row), []).append(Time(row, column, ms, work))
+            for times in alike.values():
+                found = _flat(times, card_of(last_row), launch_us, launch_bound)
+                if found is not None:
+                    flat.setdefault(found[0], []).append(found[1])
     findings = []
     if Verdict.INVALID in flat:
         findings.append(
@@ -89,7 +98,7 @@ def flatness(
 def _flat(
     times: Sequence[Time], card: Card | None, measured_us: float | None, launch_bound: list[str]
 ) -> tuple[Verdict, str] | None:
-    """Whether the largest cell takes no longer than a much smaller one."""
+    """Whether the largest cell of one implementation takes no longer than a much smaller one."""
     first, last = times[0], times[-1]
     card = card or FASTEST
     for time in times[:-1]:

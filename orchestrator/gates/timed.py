@@ -9,6 +9,8 @@ from operator import attrgetter
 from typing import Protocol, TypeVar
 
 from kernels.bench.contract import CPU_INTERPRETER
+from orchestrator.evidence.bench import LEVELS
+from orchestrator.evidence.bench import SIDES as EVERY_SIDE
 from orchestrator.evidence.cards import find_card
 from orchestrator.evidence.roofline import Shaped, Work
 from orchestrator.gates.findings import Finding, conclude
@@ -25,6 +27,12 @@ SIDES = {
     "operator_strongest_ms": "the strongest reference (operator level)",
 }
 """Columns that are times of the whole cell."""
+IMPLEMENTATIONS = {"tri_ms": "kernel", "ref_ms": "reference"} | {
+    f"{level}_{side}_ms": f"{level}_{'launched' if side == 'tri' else side}"
+    for level in LEVELS
+    for side in EVERY_SIDE
+}
+"""Columns that name what was timed in those. A strongest reference may be another at each L."""
 REQUIRED = ("tri_ms", "ref_ms")
 EARLIEST_MS = 1_577_836_800_000
 """2020, before this project was: a clock that says less was never set."""

@@ -267,3 +267,16 @@ def test_every_card_refuses_ten_times_its_bandwidth(card) -> None:
     needs = (1024 * (1024 * 256 + 8 * 128) * 2) / (card.dram_tb_per_s * 1e9)
     found = judged(cell(1024, device=None, tri_ms=needs / 10), device=f"NVIDIA {card.name}")
     assert found.verdict is Verdict.INVALID, found.message
+
+
+def test_flat_are_only_times_of_one_implementation() -> None:
+    """The strongest reference may be another at each length, and a better one at the longest."""
+
+    def rows(reference):
+        named = dict.fromkeys(("reference", "operator_strongest"), reference)
+        return family(ref_ms=lambda n: 1.6 + n / 20480, **named)
+
+    flat = judged(*rows("flex_attention"))
+    assert (flat.verdict, flat.reason) == (Verdict.INVALID, Reason.FLAT_IN_L)
+    other = judged(*rows(lambda n: "flex_attention" if n == 1024 else f"gqa.{n}"))
+    assert other.verdict is Verdict.PASS, other.message
