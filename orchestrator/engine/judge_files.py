@@ -13,6 +13,7 @@ from orchestrator.evidence.bench import BenchRow, parse_bench
 from orchestrator.evidence.canary import Canary, is_canary, parse_canary
 from orchestrator.evidence.foreign import ForeignRow, parse_foreign
 from orchestrator.evidence.telemetry import Telemetry, is_telemetry, parse_telemetry
+from orchestrator.evidence.text import with_commas
 from orchestrator.gates.bench import table_gate
 from orchestrator.gates.decision import decide
 from orchestrator.gates.findings import listed, malformed, missing
@@ -110,12 +111,14 @@ def judge_files(
 
 def _read(paths: Sequence[Path]) -> _Given:
     given = _Given()
-    every = list(dict.fromkeys([*paths, *_beside(paths)]))
+    # one file by two names is one file
+    every = list({path.resolve(): path for path in [*_beside(paths), *reversed(paths)]}.values())
+    every.reverse()
     for path in every:
         same = [other for other in every if other.name == path.name]
         name = path.name if len(same) < 2 else str(path)
         given.paths[name] = path
-        data = _bytes(path)
+        data = with_commas(_bytes(path))
         head = data[:_HEAD].decode("utf-8-sig", "replace").lstrip()
         header = head.partition("\n")[0]
         try:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 from kernels.bench import contract
 from orchestrator.evidence.bench import CHOICES, IDENTITY
 from orchestrator.evidence.errors import EvidenceError
-from orchestrator.evidence.text import NOT_FINITE, NUMBER, refuse_wide, text_of
+from orchestrator.evidence.text import NOT_FINITE, NUMBER, delimiter_of, refuse_wide, text_of
 
 MAX_BYTES = 64 * 2**20
 _LARGEST = 1e9
@@ -47,11 +47,15 @@ _ALIASES: dict[str, tuple[str, ...]] = {
     "dist": ("distribution",),
     "status": ("state", "result", "outcome"),
 }  # fmt: skip
+_CONTRACT = {name.lower(): name for name in _KNOWN}
 _NAMES = {
-    **{name.lower(): name for name in _KNOWN},
+    **_CONTRACT,
     **{alias: name for name, aliases in _ALIASES.items() for alias in aliases},
 }
 _TIMES = ("tri_ms", "ref_ms")
+_A_TIME = re.compile(r"_(ms|us|usec)$")
+_VERSION = re.compile(r"[0-9]+\.[0-9]+(\.[0-9]+)+\S*", re.ASCII)
+"""What a column called `triton` holds beside the times."""
 _MEASURED = (*_TIMES, "speedup", "mae")
 _FINE = ("", "ok", "pass", "passed", "success", "done", "0")
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+", re.ASCII)
@@ -188,11 +192,8 @@ def parse_foreign(data: bytes, name: str = "CSV") -> ForeignTable:
 class _Reader:
     def __init__(self, text: str, name: str) -> None:
         self._name = name
-        lines = (line.strip() for line in io.StringIO(text))
-        head = next((line for line in lines if line and not line.startswith("#")), "")
-        delimiter = max(",;\t", key=head.count)
         self._spaced = not text.isascii() or any(space in text for space in " \t\v\f")
-        self._csv = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        self._csv = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(text))
         self._header: list[str] = []
         self._lower: list[str] = []
         self._names: list[str] = []
@@ -208,6 +209,7 @@ class _Reader:
             raise self._error(f"not a CSV: {error}") from None
         if not self._names:
             raise EvidenceError("empty", file=self._name)
+        self._reread_versions()
         count = len(self._fields)
         if end is not None and end != str(count):
             raise EvidenceError(
@@ -268,7 +270,7 @@ class _Reader:
         refuse_wide(fields, self._name, self._csv.line_num)
         self._header = fields
         self._lower = [field.lower() for field in fields]
-        names, micro = [], set()
+        names, plains = [], []
         for field in fields:
             lower = field.lower().translate(_MICRO)
             plain = re.sub(r"[^a-z0-9]+", "_", lower).strip("_")
@@ -276,14 +278,16 @@ class _Reader:
             name = _NAMES.get(plain)
             if name is None and in_ms != plain and _NAMES.get(in_ms) in _TIMES:
                 name = _NAMES[in_ms]
-                micro.add(name)
+            plains.append(plain)
             names.append(name or field)
         for name, times in Counter(names).items():
             if times > 1:
-                both = " and ".join(
-                    repr(h) for h, n in zip(self._header, names, strict=True) if n == name
-                )
-                raise self._error(f"{both} both mean {name}", column=name)
+                self._choose(name, names, plains)
+        micro = {
+            name
+            for name, plain in zip(names, plains, strict=True)
+            if name in _TIMES and re.search(r"_(us|usec)$", plain)
+        }
         if "L" not in names or not set(_TIMES) & set(names):
             raise self._error(
                 "the header names no L and no time: expected "
@@ -291,6 +295,28 @@ class _Reader:
             )
         self._names = names
         self._micro = frozenset(micro)
+
+    def _choose(self, name: str, names: list[str], plains: Sequence[str]) -> None:
+        """Leave `name` to one of the columns that may mean it; others get their own names back."""
+        claims = [index for index, claimed in enumerate(names) if claimed == name]
+        exact = [index for index in claims if plains[index] == name.lower()]
+        sure = [i for i in claims if _A_TIME.search(plains[i])] if name in _TIMES else exact
+        chosen = sure or [i for i in claims if plains[i] not in _CONTRACT]
+        if len(chosen) != 1:
+            both = " and ".join(repr(self._header[index]) for index in claims)
+            raise self._error(f"{both} both mean {name}", column=name)
+        for index in claims:
+            if index != chosen[0]:
+                names[index] = _CONTRACT.get(plains[index], self._header[index])
+
+    def _reread_versions(self) -> None:
+        """`triton` without a unit is a time, unless versions stand in it."""
+        for index, (name, header) in enumerate(zip(self._names, self._lower, strict=True)):
+            if name not in _TIMES or header not in _CONTRACT or header == name:
+                continue
+            told = [fields[index] for fields in self._fields]
+            if told and all(_VERSION.fullmatch(field) for field in told):
+                self._names[index] = _CONTRACT[header]
 
     # --- column by column -----------------------------------------------------------------------
 

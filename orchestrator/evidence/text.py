@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections.abc import Sequence
 
@@ -13,6 +15,7 @@ NOT_FINITE = re.compile(r"[+-]?(nan|inf(inity)?)", re.IGNORECASE | re.ASCII)
 """What programs print where a number went wrong."""
 MAX_COLUMNS = 1000
 """More than any table of measurements has."""
+_HEAD = 8192
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -33,6 +36,31 @@ def text_of(data: bytes, file: str, max_bytes: int) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise EvidenceError("not UTF-8 text", file=file, line=line) from None
+
+
+def delimiter_of(text: str) -> str:
+    """Comma, semicolon or tab: whichever the header has most of."""
+    lines = (line.strip() for line in io.StringIO(text))
+    head = next((line for line in lines if line and not line.startswith("#")), "")
+    return max(",;\t", key=head.count)
+
+
+def with_commas(data: bytes) -> bytes:
+    """A CSV with semicolons or tabs between its fields, each line written again with commas.
+
+    What is no such CSV is left as it is, for its own parser to refuse.
+    """
+    start = data[:_HEAD].decode("utf-8-sig", "replace")
+    if start.lstrip().startswith("<") or delimiter_of(start) == ",":
+        return data
+    out = io.StringIO()
+    try:
+        text = data.decode("utf-8-sig")
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(text))
+        csv.writer(out, lineterminator="\n").writerows(reader)
+    except (UnicodeDecodeError, csv.Error):
+        return data
+    return out.getvalue().encode()
 
 
 def refuse_wide(header: Sequence[str], file: str, line: int) -> None:

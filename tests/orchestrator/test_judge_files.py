@@ -249,6 +249,20 @@ def test_microseconds_are_read_as_such(tmp_path: Path, sign: str) -> None:
     assert (found.tri_ms, found.ref_ms) == (0.18, 0.24)
 
 
+def test_a_version_is_no_time() -> None:
+    """`triton` is the contract's column of versions; others call their time so."""
+    sizes = "mode,N,H,D,Dv,L"
+    both = f"{sizes},triton_ms,sdpa_ms,torch,triton\ndense,1,1,1,1,1,0.2,0.3,2.1,3.1\n"
+    table = parse_foreign(both.encode())
+    assert (table.rows[0].tri_ms, table.rows[0].ref_ms) == (0.2, 0.3)
+    assert "triton" not in table.renamed
+    alone = parse_foreign(f"{sizes},triton,sdpa\ndense,1,1,1,1,1,0.2,0.3\n".encode())
+    assert alone.rows[0].tri_ms == 0.2
+    version = parse_foreign(f"{sizes},sdpa_ms,triton\ndense,1,1,1,1,1,0.3,3.1.0\n".encode())
+    assert version.rows[0].ok
+    assert version.rows[0].tri_ms is None
+
+
 def test_microseconds_that_are_called_ms_are_doubted(tmp_path: Path) -> None:
     slow = [{"L": str(n), "tri_ms": str(n * 0.35), "ref_ms": str(n * 0.467)} for n in (256, 512)]
     found = judged(foreign_csv(tmp_path, *slow))
@@ -457,6 +471,24 @@ def test_the_files_of_two_runs_are_not_one_set(tmp_path: Path) -> None:
 def test_a_margin_that_nobody_reaches_keeps_it_off(tmp_path: Path) -> None:
     files = write_set(tmp_path)
     assert judged(*files, "--margin", 1.5)["decision"]["outcome"] == "KEEP_OFF"
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_a_spreadsheets_separators_are_understood_in_every_kind(
+    tmp_path: Path, delimiter: str
+) -> None:
+    files = write_set(tmp_path)
+    for path in tmp_path.iterdir():
+        path.write_text(path.read_text().replace(",", delimiter))
+    found = judged(*files)
+    assert (found["decision"]["outcome"], found["decision"]["min_L"]) == ("ENABLE", 128)
+
+
+def test_one_file_by_two_names_is_one(tmp_path: Path) -> None:
+    dense, varlen = write_set(tmp_path)
+    (tmp_path / "folder").mkdir()
+    again = tmp_path / "folder" / ".." / dense.name
+    assert judged(dense, again, varlen)["decision"]["outcome"] == "ENABLE"
 
 
 def test_one_distribution_alone_decides_nothing(tmp_path: Path) -> None:
