@@ -124,6 +124,16 @@ def _from(length: int | None) -> str:
 
 
 def _print_gate(console: Console, gate: GateResult, indent: int = 0) -> None:
-    console.verdict(gate.verdict.value, f"{gate.gate}: {gate.message}", indent)
-    if gate.verdict is not Verdict.PASS and gate.next_step:
-        console.say(f"-> {gate.next_step}", "dim", indent=indent + 13)
+    several = gate.measured.get("findings")
+    findings = (
+        [each for each in several if isinstance(each, dict)] if isinstance(several, list) else []
+    )
+    if gate.verdict is Verdict.PASS or not findings:
+        findings = [{"message": gate.message, "next_step": gate.next_step}]
+    for number, finding in enumerate(findings):
+        if number == 0:
+            console.verdict(gate.verdict.value, f"{gate.gate}: {finding['message']}", indent)
+        else:
+            console.say(f"{finding['message']}", indent=indent + 13)
+        if gate.verdict is not Verdict.PASS and finding["next_step"]:
+            console.say(f"-> {finding['next_step']}", "dim", indent=indent + 13)

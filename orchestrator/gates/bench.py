@@ -28,6 +28,7 @@ from orchestrator.gates.findings import (
 )
 from orchestrator.gates.matrix import not_one_run
 from orchestrator.gates.reference import error_findings, kernel_findings, reference_findings
+from orchestrator.gates.statuses import status_findings
 from orchestrator.gates.timing import noise_bound, timing_findings
 from orchestrator.models.playbook import BenchGate
 from orchestrator.models.verdict import GateResult, Reason, Verdict
@@ -271,19 +272,7 @@ def _versions(rows: Sequence[BenchRow]) -> list[Finding]:
 
 
 def _statuses(rows: Sequence[BenchRow]) -> list[Finding]:
-    broken = [row for row in rows if not row.ok]
-    if not broken:
-        return []
-    return [
-        Finding(
-            Verdict.FAIL,
-            Reason.JOB_FAILED,
-            f"{counted(len(broken), 'cell')} did not run: "
-            + listed(f"L={row.L} ({(row.status or '')[:120]})" for row in broken)
-            + ".",
-            "Reproduce the smallest of them; a compiler error names the kernel and the shape.",
-        )
-    ]
+    return status_findings([(row, row.status or "") for row in rows if not row.ok])
 
 
 def _machine(table: BenchTable, gpus: Sequence[str] | None) -> list[Finding]:

@@ -47,16 +47,19 @@ def lengths_of(rows: Iterable[HasLength]) -> str:
 def conclude(
     gate: str, findings: Sequence[Finding], measured: dict[str, JsonValue], passed: str
 ) -> GateResult:
-    """PASS with the message `passed`, or the worst finding, with the others beside it."""
+    """PASS with the message `passed`, or the worst finding, with the others beside it.
+
+    Of several, `findings` in `measured` has each with its own remedy, the worst first.
+    """
     if not findings:
         return GateResult(gate=gate, verdict=Verdict.PASS, message=passed, measured=measured)
     verdict = worst(finding.verdict for finding in findings)
     first = next(finding for finding in findings if finding.verdict is verdict)
-    others = [finding.message for finding in findings if finding is not first]
+    others = [finding for finding in findings if finding is not first]
     message = first.message
     if others:
-        measured = {**measured, "also": list[JsonValue](others)}
-        message += " Also: " + " ".join(others[: _SHOWN - 1])
+        measured = {**measured, "findings": [_as_json(f) for f in (first, *others)]}
+        message += " Also: " + " ".join(finding.message for finding in others[: _SHOWN - 1])
         if len(others) >= _SHOWN:
             message += f" And {len(others) - _SHOWN + 1} more."
     return GateResult(
@@ -67,6 +70,14 @@ def conclude(
         measured=measured,
         next_step=first.next_step,
     )
+
+
+def _as_json(finding: Finding) -> JsonValue:
+    return {
+        "verdict": finding.verdict.value,
+        "message": finding.message,
+        "next_step": finding.next_step,
+    }
 
 
 def malformed(gate: str, error: EvidenceError) -> GateResult:

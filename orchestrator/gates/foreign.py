@@ -15,6 +15,7 @@ from kernels.bench import contract
 from orchestrator.evidence.cards import find_card
 from orchestrator.evidence.foreign import ForeignRow, ForeignTable
 from orchestrator.gates.findings import Finding, conclude, counted, listed
+from orchestrator.gates.statuses import status_findings
 from orchestrator.gates.timed import cell_name, unverified
 from orchestrator.models.verdict import GateResult, Reason, Verdict
 
@@ -44,17 +45,7 @@ def _completeness(table: ForeignTable) -> GateResult:
             )
         )
     failed = [row for row in table.rows if not row.ok]
-    if failed:
-        findings.append(
-            Finding(
-                Verdict.FAIL,
-                Reason.JOB_FAILED,
-                f"{counted(len(failed), 'cell')} did not run: "
-                + listed(f"{cell_name(r)} ({(r.failed or '')[:80]})" for r in failed)
-                + ".",
-                "Reproduce the smallest of them; a compiler error names the kernel and the shape.",
-            )
-        )
+    findings += status_findings([(row, row.failed or "") for row in failed])
     cards = {name: _card(name) for name in {row.device for row in table.rows}}
     if len(set(filter(None, cards.values()))) > 1:
         findings.append(

@@ -229,7 +229,10 @@ def test_the_source_projects_row_is_never_a_pass():
     )
     result = judged(BENCH, data)
     assert result.verdict is NOT_VERIFIED
-    assert any("no column contract, status, dist" in text for text in result.measured["also"])
+    assert any(
+        "no column contract, status, dist" in found["message"]
+        for found in result.measured["findings"]
+    )
 
 
 def test_two_levels_in_one_file_are_two_families():

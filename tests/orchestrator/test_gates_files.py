@@ -189,4 +189,5 @@ def test_the_worst_finding_decides_and_the_others_are_named():
     result = refused(
         PARITY_GATE, data, INVALID, Reason.FALLBACK_RAN, "fallback (sdpa)", "Also:", "silent"
     )
-    assert len(result.measured["also"]) == 2
+    assert len(result.measured["findings"]) == 3
+    assert all(found["next_step"] for found in result.measured["findings"])

@@ -425,8 +425,25 @@ def test_a_compiler_that_aborts_in_the_middle_decides_nothing(tmp_path: Path) ->
     found = judged(*files)
     assert (found["decision"]["outcome"], found["exit_code"]) == ("UNDECIDED", 1)
     told = json.dumps(found)
-    assert "1 cell did not run: L=512 (error: Aborted (MLIR" in told
+    assert "1 cell did not run: sel_varlen.csv, line 4, varlen many" in told
+    assert "L=512 (error: Aborted (MLIR" in told
     assert "no end mark" in told
+
+
+def test_a_spent_budget_is_missing_evidence_and_each_finding_has_its_remedy(
+    tmp_path: Path,
+) -> None:
+    spent = {"status": "error: not measured: the budget of 190 s is spent"}
+    files = write_set(tmp_path, varlen_1024=spent, varlen_512={"iters": 5})
+    result = judge(*files)
+    assert result.return_value == 4
+    lines = result.output.splitlines()
+    at = next(n for n, line in enumerate(lines) if "1 cell not measured: sel_varlen.csv" in line)
+    assert "line 5, varlen many" in lines[at]
+    assert "L=1024 (the budget of 190 s is spent)." in lines[at]
+    assert lines[at + 1].strip().startswith("-> Raise --budget")
+    few = next(n for n, line in enumerate(lines) if "Only 5 timed iterations" in line)
+    assert lines[few + 1].strip().startswith("-> Run with --iters 10")
 
 
 def test_an_all_losing_set_keeps_it_off_and_exits_with_zero(tmp_path: Path) -> None:
