@@ -186,7 +186,8 @@ class BenchRow(NamedTuple):
     def cell(self, level: Level | None = None, basis: Basis | None = None) -> Cell:
         """What the decision rule reads: the lower bound at a level, over a reference.
 
-        Without them, the row's own: `speedup_lo` where it has it, `speedup` otherwise.
+        Without them, the row's own: `speedup_lo` where it has it, `speedup` otherwise. A bound
+        above the ratio of the times, which rounding and its slack allow, counts as that ratio.
 
         Raises:
             EvidenceError: the cell did not run, or lacks that bound.
@@ -199,6 +200,9 @@ class BenchRow(NamedTuple):
             bound = getattr(self, column)
             if bound is None and (self.level, self.basis) == (level, basis):
                 bound = self.speedup_lo
+        ratio = self.speedup if level is None or basis is None else self.speedup_of(level, basis)
+        if bound is not None and ratio is not None:
+            bound = min(bound, ratio)
         for name, value in ((column, bound), ("mae", self.mae)):
             if value is None:
                 raise EvidenceError("not measured", file=self.file, line=self.line, column=name)

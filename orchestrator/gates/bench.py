@@ -29,6 +29,7 @@ from orchestrator.gates.findings import (
 from orchestrator.gates.matrix import not_one_run
 from orchestrator.gates.reference import error_findings, kernel_findings, reference_findings
 from orchestrator.gates.statuses import status_findings
+from orchestrator.gates.strongest import strongest_findings
 from orchestrator.gates.timing import noise_bound, timing_findings
 from orchestrator.models.playbook import BenchGate
 from orchestrator.models.verdict import GateResult, Reason, Verdict
@@ -80,6 +81,7 @@ def table_gate(gate: BenchGate, table: BenchTable, gpus: Sequence[str] | None = 
         *error_findings(ran, gate.max_mae),
         *ratio_findings(ran),
         *timing_findings(timed),
+        *strongest_findings(timed),
         *_machine(table, gpus),
     ]
     measured = _measured(table.rows, ran)
@@ -149,6 +151,13 @@ def _cells(
             invalid(
                 f"{odd[0].where} is a dense row of dist={odd[0].dist}: dense rows have one span, "
                 "those of several are varlen."
+            )
+        )
+    if odd := [row for row in rows if row.mode == "dense" and row.ragged not in (None, "equal")]:
+        findings.append(
+            invalid(
+                f"{odd[0].where} is a dense row of ragged={odd[0].ragged}: dense rows have L keys "
+                "each, those of fewer are varlen, and it is from L that the least work follows."
             )
         )
     if torn := [row for row in rows if (row.nspans or 1) > row.L]:

@@ -16,7 +16,7 @@ from orchestrator.gates.margins import (
     wavering,
 )
 from orchestrator.gates.matrix import GATE as MATRIX
-from orchestrator.gates.matrix import not_one_run, shape_findings
+from orchestrator.gates.matrix import one_run_findings, shape_findings
 from orchestrator.models.verdict import Decision, GateResult, Obstacle, Outcome, Reason, Verdict
 
 
@@ -125,13 +125,9 @@ def _obstacles(
     if MATRIX not in {gate.gate for gate in gates}:
         obstacles += [
             Obstacle(reason=finding.reason, message=finding.message)
-            for finding in shape_findings(rows)
+            for finding in (*shape_findings(rows), *one_run_findings(rows))
         ]
     for mode, table in (("dense", dense), ("varlen", varlen)):
-        if not table:
-            obstacles.append(
-                Obstacle(reason=Reason.NO_EVIDENCE, message=f"There are no {mode} measurements.")
-            )
         obstacles += [
             Obstacle(
                 reason=Reason.MALFORMED,
@@ -156,14 +152,6 @@ def _obstacles(
                 message=f"{unnamed[0].where} does not name the device it was measured on.",
             )
         )
-    timed = [row for row in rows if not row.interpreted]
-    obstacles += [
-        Obstacle(
-            reason=Reason.WRONG_GPU if mixed.startswith("device ") else Reason.MALFORMED,
-            message=f"The rows were not measured in one run on one card: {mixed}.",
-        )
-        for mixed in not_one_run(timed)
-    ]
     return obstacles
 
 

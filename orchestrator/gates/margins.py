@@ -56,7 +56,16 @@ def comparisons(rows: Sequence[BenchRow], margin: float) -> tuple[Comparison, ..
 
 
 _FOUR = tuple((level, basis) for level in LEVELS for basis in BASES)
-_bounds = attrgetter(*(f"{level}_{basis}_lo" for level, basis in _FOUR), "mae")
+
+
+def _bounds(row: BenchRow) -> tuple[float | None, ...]:
+    """Each of the four lower bounds, as the decision reads it; and the error."""
+    found = []
+    for level, basis in _FOUR:
+        low: float | None = getattr(row, f"{level}_{basis}_lo")
+        ratio = row.speedup_of(level, basis)
+        found.append(low if low is None or ratio is None else min(low, ratio))
+    return (*found, row.mae)
 
 
 def condensed(cells: Iterable[Cell]) -> list[Cell]:

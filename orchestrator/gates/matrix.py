@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import Protocol
 
-from orchestrator.evidence.bench import BenchRow
+from orchestrator.evidence.bench import LEVELS, SIDES, BenchRow
 from orchestrator.gates.findings import Finding, conclude, counted, listed
 from orchestrator.models.verdict import GateResult, Reason, Verdict
 
@@ -26,6 +26,8 @@ class Member(Protocol):
     def family(self) -> str: ...  # noqa: D102
     @property
     def L(self) -> int | None: ...  # noqa: D102, N802
+    @property
+    def ok(self) -> bool: ...  # noqa: D102
     @property
     def mode(self) -> str: ...  # noqa: D102
     @property
@@ -42,17 +44,25 @@ _SHAPE = ("N", "H", "D", "Dv", "dtype", "level", "form")
 _shape = attrgetter(*_SHAPE)
 _RUN = ("contract", "device", "torch", "triton", "l2_mib", "sm_max_mhz")
 """What one run on one card has one of."""
+_measured = attrgetter(
+    *(f"{level}_{side}_ms" for level in LEVELS for side in SIDES),
+    *(f"{side}_{what}" for side in ("tri", "ref") for what in ("p10", "p90")),
+)
+"""Ten times of six digits."""
 _MEASURE = "Measure them: a threshold holds for every length above it."
 
 
 def matrix_gate(rows: Sequence[Member]) -> GateResult:
     """Judge the cells of all files as one matrix."""
     families: dict[str, set[int]] = {}
+    dead: set[str] = set()
     cells = 0
     for row in rows:
         if row.L is not None:
             families.setdefault(row.family, set()).add(row.L)
             cells += 1
+            if not row.ok:
+                dead.add(f"{row.family} L={row.L}")
     tested = set().union(*families.values())
     holes = [
         f"{family} L={length}"
@@ -61,19 +71,25 @@ def matrix_gate(rows: Sequence[Member]) -> GateResult:
         if length > min(lengths)
     ]
     findings = []
+    if dead:
+        message = f"{counted(len(dead), 'cell')} did not run: {listed(sorted(dead), 5)}."
+        findings.append(Finding(Verdict.NOT_VERIFIED, Reason.INCOMPLETE, message, _MEASURE))
     if holes:
         message = f"{counted(len(holes), 'cell')} missing that other rows have: {listed(holes, 5)}."
         findings.append(Finding(Verdict.NOT_VERIFIED, Reason.INCOMPLETE, message, _MEASURE))
     if cells > sum(map(len, families.values())):
         findings += _in_two_files(rows)
     findings += shape_findings(rows)
+    ours = [row for row in rows if isinstance(row, BenchRow)]
+    if ours and len(ours) == len(rows):
+        findings += one_run_findings(ours)
     if not families:
         findings.append(
             Finding(
                 Verdict.NOT_VERIFIED, Reason.NO_EVIDENCE, "No row has an L.", "Measure something."
             )
         )
-    measured = {"families": len(families), "lengths": len(tested), "holes": len(holes)}
+    measured = {"families": len(families), "lengths": len(tested), "holes": len(holes) + len(dead)}
     return conclude(
         GATE,
         findings,
@@ -135,6 +151,46 @@ def _named(shapes: Iterable[tuple[object, ...]]) -> list[str]:
         " ".join(f"{n}={v}" for n, v in zip(_SHAPE, shape, strict=True) if v is not None)
         for shape in shapes
     )
+
+
+def one_run_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
+    """What the rows of all files must have in common, and what they must not."""
+    timed = [row for row in rows if not row.interpreted]
+    for mixed in not_one_run(timed):
+        yield Finding(
+            Verdict.INVALID,
+            Reason.WRONG_GPU if mixed.startswith("device ") else Reason.MALFORMED,
+            f"The rows were not measured in one run on one card: {mixed}.",
+            "Measure both modes on one card in one environment, and judge these files together.",
+        )
+    for mode in ("dense", "varlen"):
+        if all(row.mode != mode for row in rows):
+            yield Finding(
+                Verdict.NOT_VERIFIED,
+                Reason.NO_EVIDENCE,
+                f"There are no {mode} measurements.",
+                f"Measure {mode} cells too, and name both files: production runs both modes.",
+            )
+    yield from _copied([row for row in timed if row.ok])
+
+
+def _copied(rows: Iterable[BenchRow]) -> Iterator[Finding]:
+    """Two cells of one card whose measurements agree in every digit: nobody measures so twice."""
+    first: dict[tuple[object, ...], BenchRow] = {}
+    for row in rows:
+        measured = _measured(row)
+        if None in measured:
+            continue
+        other = first.setdefault((row.device, *measured), row)
+        if other is not row and (other.file, other.line) != (row.file, row.line):
+            yield Finding(
+                Verdict.INVALID,
+                Reason.MALFORMED,
+                f"{row.where} and {other.where} agree in every digit of all their times: one is a "
+                "copy of the other.",
+                "Measure each cell, and keep its row as the benchmark wrote it.",
+            )
+            return
 
 
 def not_one_run(rows: Sequence[BenchRow]) -> Iterator[str]:

@@ -290,11 +290,17 @@ class _Judge:
                 )
             )
         if self._unknown:
+            # what a row says of itself goes before --device
+            own = self._device in self._unknown
             found.append(
                 unverified(
                     f"No peaks are known of {listed(map(repr, self._unknown))}.",
-                    "Give the card's full name with --device, or add it to "
-                    "orchestrator/evidence/cards.py with its datasheet.",
+                    (
+                        "Give the card's full name with --device, or add it to "
+                        if own
+                        else "Add it to "
+                    )
+                    + "orchestrator/evidence/cards.py with its datasheet.",
                 )
             )
         if self._cached:
@@ -328,7 +334,11 @@ class _Judge:
         time = self._cached[0]
         return unverified(
             f"{time} may be the L2 cache's: {time.work.bytes / 1e6:.3g} MB can stay in it, and "
-            f"no row says that it was flushed (flush_mib)"
+            + (
+                "the row does not say that it was flushed (flush_mib)"
+                if time.row.flush_mib is None
+                else f"flush_mib is {time.row.flush_mib:g}, less than the cache"
+            )
             + (f"; {counted(len(self._cached), 'such time')}." if len(self._cached) > 1 else "."),
             "Overwrite at least the L2 size before each iteration and record flush_mib.",
         )

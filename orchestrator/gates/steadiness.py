@@ -173,6 +173,7 @@ def _peak(probe: Probe, card: Card) -> float | None:
 def _drift(file: str, canary: Canary, measured: dict[str, JsonValue]) -> Iterable[Finding]:
     drifts: dict[str, float] = {}
     moved: list[str] = []
+    host: list[str] = []
     half = [name for name in REQUIRED_PROBES if not any(p.probe == name for p in canary.probes)]
     for probe in dict.fromkeys(probe.probe for probe in canary.probes):
         values = {
@@ -189,12 +190,21 @@ def _drift(file: str, canary: Canary, measured: dict[str, JsonValue]) -> Iterabl
             drifts[probe] = drift
         if abs(drift) > limit:
             unit = next(p.unit for p in canary.probes if p.probe == probe)
-            moved.append(f"{probe} from {before:g} to {after:g} {unit} ({drift:+.1%})")
+            (host if "launch" in probe else moved).append(
+                f"{probe} from {before:g} to {after:g} {unit} ({drift:+.1%})"
+            )
     measured["drift"] = round(max(map(abs, drifts.values()), default=0), 4)
     if moved:
         yield disturbed(
             f"The card was not the same before and after the cells of {file}: {listed(moved)}.",
             "Find what changed (heat, power limit, another user), and measure again.",
+        )
+    if host:
+        yield unverified(
+            f"Launches did not take the same before and after the cells of {file}: {listed(host)}; "
+            "that is the host's as well as the card's.",
+            "See what else ran on the host's processors, and measure again.",
+            Reason.MACHINE_DISTURBED,
         )
     if half:
         yield unverified(

@@ -14,6 +14,7 @@ from kernels.bench.contract import (
     WIDEST_CONTROL,
 )
 from orchestrator.evidence.bench import SIDES, BenchRow
+from orchestrator.evidence.cards import MIB, find_card, is_slice
 from orchestrator.gates.consistency import BOUNDS
 from orchestrator.gates.findings import AGAIN, Finding, invalid, lengths_of, listed
 from orchestrator.models.verdict import Reason, Verdict
@@ -22,6 +23,9 @@ _SPREAD = 0.1
 """Coefficient of variation from which on no interval of medians has no width."""
 _SHARED = 0.5
 """Of the shorter of two cells, that they may have been timed at once: wall clocks are set."""
+_VARIED = {side: attrgetter(f"{side}_cv", f"{side}_p10", f"{side}_p90") for side in ("tri", "ref")}
+_OTHER_CACHE = 2.0
+"""By which l2_mib may differ from the card's: drivers count halves of a cache."""
 SETTLED = "yes"
 UNSETTLED = 0.05
 """How far off a number may be whose timing did not settle, whatever its interval says: repetitions
@@ -58,6 +62,7 @@ def timing_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
     yield from _sides(rows)
     yield from _control(rows)
     yield from _widths(rows)
+    yield from _unvaried(rows)
     yield from _cold(rows)
     weak = [(row, slower) for row in rows if (slower := _weakness(row)) > WEAK_FALLBACK]
     if weak:
@@ -159,6 +164,12 @@ def _control(rows: Sequence[BenchRow]) -> Iterator[Finding]:
         if low is not None and high is not None and not 0 < low <= high:
             yield invalid(f"{row.where}: the A/A control [{low:g}, {high:g}] is no interval.")
             return
+    if len(known) > 1 and all(low == high for _, low, high in known):
+        yield _unverified(
+            f"The A/A control has no width in all {len(known)} rows: two timings of one reference "
+            "never agree in every digit, so it was not measured.",
+            "Measure with this project's benchmark, which times the reference against itself.",
+        )
     off = [(r, a, b) for r, a, b in known if a and b and not a - NOISE <= 1 <= b + NOISE]
     if off:
         named = listed(f"[{low:.3f}, {high:.3f}] at L={row.L}" for row, low, high in off)
@@ -192,6 +203,19 @@ def _widths(rows: Sequence[BenchRow]) -> Iterator[Finding]:
             return
 
 
+def _unvaried(rows: Sequence[BenchRow]) -> Iterator[Finding]:
+    """Times that are the same in every iteration of every cell."""
+    for side, values in _VARIED.items():
+        known = [spread for row in rows if None not in (spread := values(row))]
+        if len(known) > 1 and all(cv == 0 and low == high for cv, low, high in known):
+            yield _unverified(
+                f"No time of side {side} varies in any of {len(known)} rows ({side}_cv is 0, "
+                f"{side}_p10 is {side}_p90): timings of a device do.",
+                "Look at how the benchmark takes its times: one time may have been repeated.",
+            )
+            return
+
+
 def _cold(rows: Sequence[BenchRow]) -> Iterator[Finding]:
     unknown = [row for row in rows if row.flush_mib is None or not row.l2_mib]
     if unknown:
@@ -200,6 +224,18 @@ def _cold(rows: Sequence[BenchRow]) -> Iterator[Finding]:
             f"{lengths_of(unknown)}.",
             AGAIN,
         )
+    for row in rows:
+        card = None if is_slice(row.device or "") else find_card(row.device or "")
+        if card is None or not row.l2_mib:
+            continue
+        own = card.l2_bytes / MIB
+        if not own / _OTHER_CACHE < row.l2_mib < own * _OTHER_CACHE:
+            yield _unverified(
+                f"{row.where}: l2_mib is {row.l2_mib:g}, the L2 of the {card.name} has {own:g} "
+                "MiB: how much had to be overwritten is in doubt.",
+                "Look at how the benchmark reads the size of the cache.",
+            )
+            break
     warm = [
         row
         for row in rows

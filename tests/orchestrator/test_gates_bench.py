@@ -360,3 +360,52 @@ def test_a_gate_that_would_prove_too_little_is_refused(changes):
         BenchGate.model_validate({**BENCH.model_dump(), **changes})
     with pytest.raises(ValidationError):
         ParityGate(gate="parity", file="p.xml", max_mae=1e-2)
+
+
+def test_a_strongest_reference_that_more_keys_beat_is_not_the_strongest():
+    longer = {
+        "ref_ms": 0.1,
+        "tri_ms": 0.12,
+        "speedup": 0.8333,
+        "speedup_lo": 0.8,
+        "speedup_hi": 0.86,
+    }
+    named = {"reference": "flex_attention", "operator_strongest": "flex_attention"}
+    words = "flex_attention at L=128 is faster (0.1 ms) than sdpa_packed at L=64 (0.15 ms)"
+    refused(BENCH, bench(**longer, **named), NOT_VERIFIED, Reason.NO_EVIDENCE, words)
+    near = {
+        "ref_ms": 0.155,
+        "tri_ms": 0.12,
+        "speedup": 1.2917,
+        "speedup_lo": 1.28,
+        "speedup_hi": 1.31,
+    }
+    assert judged(BENCH, bench(**near)).verdict is Verdict.PASS
+
+
+def test_dense_rows_are_not_ragged():
+    refused(
+        BENCH, bench(ragged="uniform"), INVALID, Reason.MALFORMED, "dense row of ragged=uniform"
+    )
+
+
+SAME = {
+    "aa": {"aa_lo": 1, "aa_hi": 1},
+    "cv": {"tri_cv": 0, "tri_p10": 0.1, "tri_p90": 0.1},
+    "l2": {"l2_mib": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("what", "word"),
+    [("aa", "has no width in all 2 rows"), ("cv", "varies in any of 2"), ("l2", "l2_mib is 1,")],
+)
+def test_what_no_measurement_gives(what, word):
+    changes = SAME[what]
+    rows = [row("dense", 64, **changes), row("dense", 128, **changes)]
+    if what == "cv":
+        rows[1] |= {"tri_p10": 0.2, "tri_p90": 0.2}
+    refused(BENCH, csv_of("dense", *rows), NOT_VERIFIED, Reason.NO_EVIDENCE, word)
+    if what != "l2":  # one such row may be rounding
+        mixed = csv_of("dense", rows[0], GOOD[1])
+        assert judged(BENCH, mixed).verdict is Verdict.PASS

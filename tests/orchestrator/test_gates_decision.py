@@ -104,18 +104,20 @@ def test_noise_at_shorter_lengths_only_raises_the_threshold():
     assert (decision.outcome, decision.min_L) == (Outcome.ENABLE, 128)
 
 
-NARROW = {"speedup_lo": 1.21, "speedup_hi": 1.23, "tri_ms": 0.1, "ref_ms": 0.122, "speedup": 1.22}
+def narrow(length: int) -> dict[str, object]:
+    times = {"tri_ms": 0.1 * length / 64, "ref_ms": 0.122 * length / 64}
+    return {"speedup_lo": 1.21, "speedup_hi": 1.23, "speedup": 1.22, **times}
 
 
 @pytest.mark.parametrize("settled", ["no", "still warming up after 25 iterations"])
 def test_a_narrow_interval_of_times_that_did_not_settle_is_not_believed(settled):
-    rows = [row("dense", n, **NARROW, settled=settled if n == 256 else "yes") for n in LENGTHS]
+    rows = [row("dense", n, **narrow(n), settled=settled if n == 256 else "yes") for n in LENGTHS]
     decision = decided(bench_rows("dense", *rows), GOOD[1])
     assert decision.outcome is Outcome.UNDECIDED
     (obstacle,) = decision.obstacles
     assert obstacle.reason is Reason.MACHINE_DISTURBED
     assert f"L=256: [1.16, 1.28], {settled}." in obstacle.message
-    sure = bench_rows("dense", *(row("dense", n, **NARROW) for n in LENGTHS))
+    sure = bench_rows("dense", *(row("dense", n, **narrow(n)) for n in LENGTHS))
     assert decided(sure, GOOD[1]).outcome is Outcome.ENABLE
 
 
@@ -261,12 +263,14 @@ FLAWS = {
 
 
 def measured(mode: str, cells) -> list[dict[str, object]]:
-    return [
-        {**row(mode, length, tri_ms=1, ref_ms=low, speedup=low, speedup_lo=low, speedup_hi=low),
-         **FLAWS.get(state, {})}
-        for length, (low, state) in zip(LENGTHS, cells, strict=True)
-        if state != "missing"
-    ]  # fmt: skip
+    found = []
+    for length, (low, state) in zip(LENGTHS, cells, strict=True):
+        ms = length / 64 * (1.0 if mode == "dense" else 1.001)
+        told = {"speedup": low, "speedup_lo": low, "speedup_hi": low}
+        values = row(mode, length, tri_ms=ms / low, ref_ms=ms, **told)
+        if state != "missing":
+            found.append({**values, **FLAWS.get(state, {})})
+    return found
 
 
 def judged(dense, varlen, margin, order=None) -> Decision:
@@ -420,3 +424,8 @@ def test_parity_on_another_device_decides_nothing(devices, word):
     assert decision.outcome is Outcome.UNDECIDED
     assert [obstacle.reason for obstacle in decision.obstacles] == [Reason.WRONG_GPU]
     assert word in decision.obstacles[0].message
+
+
+def test_a_bound_above_the_ratio_of_the_times_counts_as_that_ratio():
+    rows = bench_rows("dense", row("dense", 64, ref_ms=0.119, speedup=1.19, speedup_lo=1.2))
+    assert rows[0].cell("operator", "strongest").speedup == pytest.approx(1.19)

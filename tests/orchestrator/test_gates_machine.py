@@ -383,3 +383,13 @@ def test_l2_bandwidth_comes_from_the_canary() -> None:
 
 def test_throttle_bits_have_names() -> None:
     assert throttle_names(0x88) == "hardware slowdown, power brake"
+
+
+def test_launches_that_take_longer_are_the_hosts():
+    text = (FIXTURES / "steady.canary.csv").read_text()
+    head, _, after = text.partition("\nafter,launch,2.4,")
+    assert after
+    slow = parse_canary(f"{head}\nafter,launch,4.8,{after}".encode(), "x.canary.csv")
+    found = judged(probes=slow)
+    assert (found.verdict, found.reason) == (Verdict.NOT_VERIFIED, Reason.MACHINE_DISTURBED)
+    assert "launch from 2.4 to 4.8 us" in found.message

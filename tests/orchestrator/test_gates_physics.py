@@ -280,3 +280,15 @@ def test_flat_are_only_times_of_one_implementation() -> None:
     assert (flat.verdict, flat.reason) == (Verdict.INVALID, Reason.FLAT_IN_L)
     other = judged(*rows(lambda n: "flex_attention" if n == 1024 else f"gqa.{n}"))
     assert other.verdict is Verdict.PASS, other.message
+
+
+def test_a_flush_that_is_too_small_is_said_as_it_is() -> None:
+    small = judged(cell(64, flush_mib=1, tri_ms=0.02, ref_ms=0.03))
+    assert "flush_mib is 1, less than the cache" in small.message
+    unsaid = judged(cell(64, flush_mib=None, tri_ms=0.02, ref_ms=0.03))
+    assert "does not say that it was flushed" in unsaid.message
+
+
+def test_device_is_not_recommended_where_the_row_names_its_own() -> None:
+    found = judged(cell(64, device="Card of tomorrow"))
+    assert "--device" not in str(found.next_step)

@@ -372,8 +372,9 @@ H200_US = {
 """Kernel's time and the gathering reference's ratio to it, N=1024, H=8, D=128."""
 
 
-def _h200(length: int) -> dict[str, object]:
+def _h200(mode: str, length: int) -> dict[str, object]:
     microseconds, ratio = H200_US[length]
+    microseconds *= 1.0 if mode == "dense" else 1.001
     tri, ref = microseconds / 1e3, microseconds * ratio / 1e3
     around = {"tri_p10": 0.98 * tri, "tri_p90": 1.04 * tri}
     around |= {"ref_p10": 0.98 * ref, "ref_p90": 1.04 * ref}
@@ -385,7 +386,9 @@ def _h200(length: int) -> dict[str, object]:
 
 def test_an_h200_at_its_power_cap_is_believed(tmp_path: Path) -> None:
     edit = {
-        f"{mode}_{length}": _h200(length) for mode, lengths in LENGTHS.items() for length in lengths
+        f"{mode}_{length}": _h200(mode, length)
+        for mode, lengths in LENGTHS.items()
+        for length in lengths
     }
     files = write_set(tmp_path, **edit)
     for path, changes in (
@@ -506,6 +509,27 @@ def test_one_file_by_two_names_is_one(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     again = tmp_path / "folder" / ".." / dense.name
     assert judged(dense, again, varlen)["decision"]["outcome"] == "ENABLE"
+
+
+def test_varlen_copied_from_dense_is_no_second_measurement(tmp_path: Path) -> None:
+    dense, varlen = write_set(tmp_path)
+    times = [name for name in columns("dense") if name.endswith(("_ms", "_p10", "_p90"))]
+    rows = []
+    for length in LENGTHS["varlen"]:
+        source, own = _cell("dense", length), _cell("varlen", length)
+        rows.append(own | {n: source[n] for n in times if n not in ("began_ms", "ended_ms")})
+    varlen.write_bytes(csv_of("varlen", *rows))
+    found = judged(dense, varlen)
+    assert verdicts(found)["matrix"] == "INVALID"
+    assert "sel_varlen.csv, line 2 and sel_dense.csv, line 3 agree in every" in json.dumps(found)
+
+
+def test_what_no_single_file_shows_is_the_matrixs_with_a_remedy(tmp_path: Path) -> None:
+    edit = {f"varlen_{n}": {"torch": "2.14.0"} for n in LENGTHS["varlen"]}
+    found = judged(*write_set(tmp_path, **edit))
+    gate = next(g for g in found["gates"] if g["gate"] == "completeness matrix")
+    assert "not measured in one run on one card: torch is 2.13.0, 2.14.0" in gate["message"]
+    assert gate["next_step"].startswith("Measure both modes on one card")
 
 
 def test_one_distribution_alone_decides_nothing(tmp_path: Path) -> None:
