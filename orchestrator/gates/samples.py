@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from pydantic import JsonValue
 
@@ -12,7 +14,7 @@ from orchestrator.evidence.cards import same_card
 from orchestrator.evidence.telemetry import HARMFUL, Sample, Telemetry, throttle_names
 from orchestrator.gates.findings import Finding, listed
 from orchestrator.gates.timed import Watched, cell_name, disturbed, of_another_card, unverified
-from orchestrator.models.verdict import Verdict
+from orchestrator.models.verdict import Reason, Verdict
 
 LOWEST_CLOCK = 0.8
 """Of the card's maximum, while a cell is timed. Less is said, and is no fault by itself: drivers
@@ -25,6 +27,10 @@ BUSY = 5
 """Percent of utilisation that a card in use reaches."""
 ASLEEP = 0.5
 """Of the clock that the rows claim: a card that runs below it does not run those cells."""
+FASTEST_CLOCK = 1.05
+"""Of its maximum, that a clock can be read at."""
+GAP = 3
+"""Periods without a sample in which anything may have happened."""
 ENOUGH = 3
 """Samples that cannot all have hit a pause."""
 
@@ -127,6 +133,10 @@ class _Seen:
     during: dict[float, bool] = field(default_factory=dict)
     """Of samples within a cell, by time: whether the card was at rest."""
     asleep: bool = True
+    too_fast: list[str] = field(default_factory=list)
+    below: list[str] = field(default_factory=list)
+    """Cells whose samples have half the clock that the row claims, or less."""
+    gaps: list[str] = field(default_factory=list)
     _known_troubles: dict[tuple[int, int], tuple[dict[str, str], float | None]] = field(
         default_factory=dict
     )
@@ -141,6 +151,7 @@ class _Seen:
             self.unseen.append(row)
             return
         self.rows += 1
+        self._take_clocks(row, samples, began, ended)
         # samples follow each other, so the first and their number tell which they are
         key = (id(samples[0]), len(samples))
         if key not in self._known_troubles:
@@ -155,6 +166,33 @@ class _Seen:
                 self.during[sample.when_ms] = sample.resting
                 if row.sm_mhz and sample.sm_mhz and sample.sm_mhz >= ASLEEP * row.sm_mhz:
                     self.asleep = False
+
+    def _take_clocks(
+        self, row: Watched, samples: Sequence[Sample], began: float, ended: float
+    ) -> None:
+        """Clocks that the card cannot have, or that the row's own contradicts; and gaps."""
+        clocks = []
+        for sample in samples:
+            most = sample.sm_max_mhz or row.sm_max_mhz
+            if sample.sm_mhz and most and sample.sm_mhz > FASTEST_CLOCK * most:
+                self.too_fast.append(f"{sample.sm_mhz:g} of {most:g} MHz at {cell_name(row)}")
+            if sample.sm_mhz and not sample.resting and began <= sample.when_ms <= ended:
+                clocks.append(sample.sm_mhz)
+        if len(clocks) >= ENOUGH and row.sm_mhz:
+            clock = statistics.median(clocks)
+            if clock < ASLEEP * row.sm_mhz:
+                self.below.append(f"{clock:g} MHz at {cell_name(row)}, its row {row.sm_mhz:g}")
+        if any(first < ended and then > began for first, then in self._long_gaps):
+            self.gaps.append(cell_name(row))
+
+    @cached_property
+    def _long_gaps(self) -> list[tuple[float, float]]:
+        times = [sample.when_ms for sample in self.card.samples]
+        pairs = list(itertools.pairwise(times))
+        if len(pairs) < ENOUGH:
+            return []
+        period = statistics.median(then - first for first, then in pairs)
+        return [(first, then) for first, then in pairs if then - first > GAP * period > 0]
 
     def _troubles(self, samples: Sequence[Sample]) -> tuple[dict[str, str], float | None]:
         """What ails the card, by kind, and its share of the maximum clock."""
@@ -212,6 +250,25 @@ class _Seen:
                 yield disturbed(f"{said}, at half the clock that the rows claim, or less.", remedy)
             else:
                 yield unverified(f"{said}.", remedy)
+        if self.too_fast:
+            yield Finding(
+                Verdict.INVALID,
+                Reason.IMPOSSIBLE,
+                f"{file} has clocks that the card cannot reach: {listed(self.too_fast, 2)}.",
+                "Look at how the telemetry was taken.",
+            )
+        if self.below:
+            yield unverified(
+                f"{file} shows half the clock that the rows claim, or less: "
+                f"{listed(self.below, 2)}.",
+                "Judge the rows with the telemetry of the card that they were timed on.",
+            )
+        if self.gaps:
+            yield unverified(
+                f"{file} has gaps of more than {GAP} of its periods in {listed(self.gaps, 2)}: "
+                "what the card did then is unknown.",
+                "Measure again, and let the agent sample all of the time.",
+            )
         for name in ("throttle", "sm_mhz", "temperature_c"):
             if self.rows and name not in self.known:
                 yield unverified(f"{file} does not say {name} of the time of the cells.", AGAIN)

@@ -393,3 +393,25 @@ def test_launches_that_take_longer_are_the_hosts():
     found = judged(probes=slow)
     assert (found.verdict, found.reason) == (Verdict.NOT_VERIFIED, Reason.MACHINE_DISTURBED)
     assert "launch from 2.4 to 4.8 us" in found.message
+
+
+def sampled(*times: int, sm: int = 2505):
+    """Samples at these milliseconds after the cell began."""
+    head = (FIXTURES / "quiet.csv").read_text().partition("\n")[0]
+    lines = [_sample(BEGAN + when, sm=sm, bits=0, busy=97, foreign=0) for when in times]
+    return parse_telemetry(("\n".join([head, *lines]) + "\n").encode(), "telemetry.csv")
+
+
+@pytest.mark.parametrize(
+    ("samples", "verdict", "says"),
+    [
+        (sampled(*range(-500, 2500, 100), sm=9000), Verdict.INVALID, "9000 of 2520 MHz"),
+        (sampled(*range(-500, 2500, 100), sm=300), Verdict.NOT_VERIFIED, "300 MHz at"),
+        (sampled(-300, -200, -100, 0, 100, 1400, 1500, 1600), Verdict.NOT_VERIFIED, "has gaps of"),
+    ],
+)
+def test_clocks_and_gaps_that_tell_of_another_card(samples, verdict, says) -> None:
+    found = judged(samples)
+    assert found.verdict is verdict
+    assert says in found.message
+    assert judged(sampled(*range(-500, 2500, 100))).verdict is Verdict.PASS
