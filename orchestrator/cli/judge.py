@@ -63,7 +63,11 @@ def _no_collecting() -> Iterator[None]:
 def _summary(
     runs: list[Judgement], of_files: FilesJudgement | None, verdict: Verdict
 ) -> dict[str, Any]:
-    summary: dict[str, Any] = {"verdict": verdict.value, "exit_code": int(verdict.exit_code)}
+    summary: dict[str, Any] = {
+        "schema": 1,
+        "verdict": verdict.value,
+        "exit_code": int(verdict.exit_code),
+    }
     if runs:
         summary["runs"] = [run.model_dump(mode="json") for run in runs]
     if of_files is not None:

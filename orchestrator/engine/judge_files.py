@@ -38,6 +38,7 @@ from orchestrator.models.verdict import (
 LARGEST = 64 * 2**20
 _Row = BenchRow | ForeignRow
 _HEAD = 8192
+_GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,9 @@ def judge_files(
         gates.append(tests_gate(TestsGate(gate="tests", file=name), data))
         gates.append(parity_gate(ParityGate(gate="parity", file=name), data))
     kinds = ("tests", "parity") if given.junit else ()
+    if device is not None and rows and all(row.device for row in rows):
+        named = listed(sorted({row.device for row in rows if row.device}))
+        notes.append(f"--device {device} is not used: every row names its card, {named}")
     decision = _decide(rows, gates, margin, kinds)
     return FilesJudgement(tuple(given.paths), tuple(notes), tuple(gates), decision)
 
@@ -148,6 +152,8 @@ def _bytes(path: Path) -> bytes:
             data = file.read(LARGEST + 1)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    if data.startswith(_GZIP):
+        raise UsageError(f"{path} is compressed", remedy="gunzip it, and name what comes out")
     if len(data) > LARGEST:
         raise UsageError(f"{path} is larger than the {LARGEST >> 20} MiB that are read")
     return data

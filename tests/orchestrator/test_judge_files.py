@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from pathlib import Path
 
@@ -530,6 +531,20 @@ def test_what_no_single_file_shows_is_the_matrixs_with_a_remedy(tmp_path: Path) 
     gate = next(g for g in found["gates"] if g["gate"] == "completeness matrix")
     assert "not measured in one run on one card: torch is 2.13.0, 2.14.0" in gate["message"]
     assert gate["next_step"].startswith("Measure both modes on one card")
+
+
+def test_a_device_that_is_not_used_is_said(tmp_path: Path) -> None:
+    found = judged(*write_set(tmp_path), "--device", "H200")
+    (note,) = found["notes"]
+    assert note.startswith("--device H200 is not used: every row names its card, NVIDIA GeForce")
+    assert found["schema"] == 1
+
+
+def test_a_compressed_file_is_a_usage_error(tmp_path: Path) -> None:
+    file = tmp_path / "x.csv.gz"
+    file.write_bytes(gzip.compress(b"x"))
+    with pytest.raises(UsageError, match="is compressed"):
+        judge(file)
 
 
 def test_one_distribution_alone_decides_nothing(tmp_path: Path) -> None:
