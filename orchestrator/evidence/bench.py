@@ -305,7 +305,7 @@ class _Columns:
         file = [self._file] * len(self._lines)
         return map(
             BenchRow._make,
-            zip(file, self._lines, self._families(read), *read.values(), strict=True),
+            zip(file, self._lines, families_of(read), *read.values(), strict=True),
         )
 
     def _check(self, read: Mapping[str, Sequence[Any]]) -> None:
@@ -337,17 +337,6 @@ class _Columns:
                 self._bad(
                     number, "contract", f"version {version}; this is {contract.CONTRACT_VERSION}"
                 )
-
-    def _families(self, read: Mapping[str, Sequence[Any]]) -> list[str]:
-        """Named by the contract, from what was read: `01` is `1`. Each is named once."""
-        named: dict[tuple[object, ...], str] = {}
-        families = []
-        for key in zip(*(read[name] for name in IDENTITY), strict=True):
-            if key not in named:
-                present = zip(IDENTITY, key, strict=True)
-                named[key] = contract.family_of({n: str(v) for n, v in present if v is not None})
-            families.append(named[key])
-        return families
 
     def _fields(self, name: str) -> Sequence[str]:
         return self._columns.get(name, self._none)
@@ -384,6 +373,18 @@ class _Columns:
             problem = "empty" if column in self._columns else "missing from the header"
         line = self._lines[number]
         raise EvidenceError(problem, file=self._file, line=line, column=column)
+
+
+def families_of(read: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Named by the contract, from what was read: `01` is `1`. Each is named once."""
+    named: dict[tuple[object, ...], str] = {}
+    families = []
+    for key in zip(*(read[name] for name in IDENTITY), strict=True):
+        if key not in named:
+            present = zip(IDENTITY, key, strict=True)
+            named[key] = contract.family_of({n: str(v) for n, v in present if v is not None})
+        families.append(named[key])
+    return families
 
 
 def _stripped(fields: Sequence[str]) -> Sequence[str]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 from kernels.bench import contract
-from orchestrator.evidence.bench import CHOICES, IDENTITY
+from orchestrator.evidence.bench import CHOICES, families_of
 from orchestrator.evidence.errors import EvidenceError
 from orchestrator.evidence.text import NOT_FINITE, NUMBER, delimiter_of, refuse_wide, text_of
 
@@ -342,7 +342,7 @@ class _Reader:
                 columns[name] = self._counts(name, told[name])
             else:
                 columns[name] = self._numbers(name, told[name])
-        files, families = [self._name] * self._size, self._families(columns)
+        files, families = [self._name] * self._size, families_of(columns)
         return map(
             ForeignRow._make,
             zip(files, self._lines, families, self._failed, *columns.values(), strict=True),
@@ -351,17 +351,6 @@ class _Reader:
     @property
     def _size(self) -> int:
         return len(self._fields)
-
-    def _families(self, columns: Mapping[str, Sequence[Any]]) -> list[str]:
-        """Named by the contract, from what was read: `01` is `1`. Each is named once."""
-        named: dict[tuple[object, ...], str] = {}
-        families = []
-        for key in zip(*(columns[name] for name in IDENTITY), strict=True):
-            if key not in named:
-                present = zip(IDENTITY, key, strict=True)
-                named[key] = contract.family_of({n: str(v) for n, v in present if v is not None})
-            families.append(named[key])
-        return families
 
     def _numbers(self, name: str, fields: Sequence[str]) -> list[float | None]:
         scale = 1e-3 if name in self._micro else 1.0

@@ -25,6 +25,7 @@ from orchestrator.gates.findings import (
     invalid,
     listed,
     malformed,
+    unverified,
 )
 from orchestrator.gates.matrix import not_one_run
 from orchestrator.gates.reference import error_findings, kernel_findings, reference_findings
@@ -171,7 +172,7 @@ def _cells(
     if max(declared) < 2 * min(declared):
         alone = listed((f"L={length}" for length in sorted(declared)), 8)
         findings.append(
-            _unverified(
+            unverified(
                 f"{alone} alone shows nothing about the longer ones that a threshold admits.",
                 "Declare and measure lengths of which the longest is at least twice the shortest.",
             )
@@ -247,7 +248,7 @@ def _columns(
     findings = []
     if lacking:
         findings.append(
-            _unverified(
+            unverified(
                 f"{table.file} has no column {listed(lacking, 8)}, so that cannot be shown.",
                 "Measure with this project's benchmark, which records it.",
             )
@@ -261,7 +262,7 @@ def _columns(
         if row is not None:
             empty = [name for name in there if getattr(row, name) is None]
             findings.append(
-                _unverified(f"{row.where} (L={row.L}) does not say {listed(empty, 8)}.", AGAIN)
+                unverified(f"{row.where} (L={row.L}) does not say {listed(empty, 8)}.", AGAIN)
             )
     return findings
 
@@ -272,7 +273,7 @@ def _versions(rows: Sequence[BenchRow]) -> list[Finding]:
     if not older:
         return []
     return [
-        _unverified(
+        unverified(
             f"{older[0].where}: {counted(len(older), 'row')} of contract version "
             f"{older[0].contract}; only version {CONTRACT_VERSION} shows all that is judged.",
             "Measure again with the benchmark of this version.",
@@ -306,7 +307,3 @@ def _is_there(device: str, gpus: Sequence[str]) -> bool:
     """The interpreter is on every pod; torch names a part of a card after the card."""
     own = (device == gpu or device.startswith(f"{gpu} MIG ") for gpu in gpus)
     return device == CPU_INTERPRETER or any(own)
-
-
-def _unverified(message: str, next_step: str) -> Finding:
-    return Finding(Verdict.NOT_VERIFIED, Reason.NO_EVIDENCE, message, next_step)

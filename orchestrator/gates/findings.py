@@ -27,6 +27,11 @@ class Finding:
 AGAIN = "Run the step again; if it stays, look at how the benchmark writes the row."
 
 
+def unverified(message: str, next_step: str, reason: Reason = Reason.NO_EVIDENCE) -> Finding:
+    """A finding that something was not shown."""
+    return Finding(Verdict.NOT_VERIFIED, reason, message, next_step)
+
+
 def invalid(message: str, next_step: str = AGAIN, reason: Reason = Reason.MALFORMED) -> Finding:
     """Evidence that cannot be true."""
     return Finding(Verdict.INVALID, reason, message, next_step)

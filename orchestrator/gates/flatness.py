@@ -7,14 +7,13 @@ from operator import attrgetter
 
 from orchestrator.evidence.cards import FASTEST, Card
 from orchestrator.evidence.roofline import Work
-from orchestrator.gates.findings import Finding, listed
+from orchestrator.gates.findings import Finding, listed, unverified
 from orchestrator.gates.timed import (
     IMPLEMENTATIONS,
     Time,
     Timed,
     cell_name,
     times_of,
-    unverified,
 )
 from orchestrator.models.verdict import Reason, Verdict
 

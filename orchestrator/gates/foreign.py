@@ -14,9 +14,9 @@ from pydantic import JsonValue
 from kernels.bench import contract
 from orchestrator.evidence.cards import find_card
 from orchestrator.evidence.foreign import ForeignRow, ForeignTable
-from orchestrator.gates.findings import Finding, conclude, counted, listed
+from orchestrator.gates.findings import Finding, conclude, counted, listed, unverified
 from orchestrator.gates.statuses import status_findings
-from orchestrator.gates.timed import cell_name, unverified
+from orchestrator.gates.timed import cell_name
 from orchestrator.models.verdict import GateResult, Reason, Verdict
 
 _PRINTED_MS = 0.0005

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from orchestrator.evidence.canary import PER_TERA, Canary
 from orchestrator.evidence.cards import find_card
 from orchestrator.evidence.telemetry import Telemetry
-from orchestrator.gates.findings import Finding, conclude, counted, invalid
+from orchestrator.gates.findings import Finding, conclude, counted, invalid, unverified
 from orchestrator.gates.samples import (
     AGAIN,
     ALONE,
@@ -19,7 +19,7 @@ from orchestrator.gates.samples import (
     telemetry_findings,
 )
 from orchestrator.gates.steadiness import canary_findings
-from orchestrator.gates.timed import Watched, cell_name, disturbed, on_a_card, unverified
+from orchestrator.gates.timed import Watched, cell_name, disturbed, on_a_card
 from orchestrator.models.verdict import GateResult
 
 QUIET_COPY = 0.7

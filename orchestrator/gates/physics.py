@@ -23,7 +23,7 @@ from orchestrator.evidence.roofline import (
     warm_bound,
     work_of,
 )
-from orchestrator.gates.findings import Finding, conclude, counted, listed
+from orchestrator.gates.findings import Finding, conclude, counted, listed, unverified
 from orchestrator.gates.flatness import flatness
 from orchestrator.gates.timed import (
     EARLIEST_MS,
@@ -34,7 +34,6 @@ from orchestrator.gates.timed import (
     cell_name,
     on_a_card,
     times_of,
-    unverified,
 )
 from orchestrator.models.verdict import GateResult, Reason, Verdict
 

@@ -12,8 +12,8 @@ from pydantic import JsonValue
 
 from orchestrator.evidence.cards import same_card
 from orchestrator.evidence.telemetry import HARMFUL, Sample, Telemetry, throttle_names
-from orchestrator.gates.findings import Finding, listed
-from orchestrator.gates.timed import Watched, cell_name, disturbed, of_another_card, unverified
+from orchestrator.gates.findings import Finding, listed, unverified
+from orchestrator.gates.timed import Watched, cell_name, disturbed, of_another_card
 from orchestrator.models.verdict import Reason, Verdict
 
 LOWEST_CLOCK = 0.8

@@ -9,8 +9,8 @@ from pydantic import JsonValue
 
 from orchestrator.evidence.canary import AFTER, BEFORE, PER_TERA, Canary, Probe
 from orchestrator.evidence.cards import Card, find_card, is_slice, same_card
-from orchestrator.gates.findings import Finding, invalid, listed
-from orchestrator.gates.timed import EARLIEST_MS, Watched, disturbed, of_another_card, unverified
+from orchestrator.gates.findings import Finding, invalid, listed, unverified
+from orchestrator.gates.timed import EARLIEST_MS, Watched, disturbed, of_another_card
 from orchestrator.models.verdict import Reason
 
 DRIFT = 0.05

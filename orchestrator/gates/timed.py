@@ -13,7 +13,7 @@ from orchestrator.evidence.bench import LEVELS
 from orchestrator.evidence.bench import SIDES as EVERY_SIDE
 from orchestrator.evidence.cards import find_card
 from orchestrator.evidence.roofline import Shaped, Work
-from orchestrator.gates.findings import Finding, conclude
+from orchestrator.gates.findings import Finding, conclude, unverified
 from orchestrator.models.verdict import GateResult, Reason, Verdict
 
 SIDES = {
@@ -185,11 +185,6 @@ def times_of(
     again = (f"{level}_tri_ms", f"{level}_{basis}_ms") if basis else ()
     distinct = tuple(name for name in columns if name not in again)
     return distinct, attrgetter(*distinct)
-
-
-def unverified(message: str, next_step: str, reason: Reason = Reason.NO_EVIDENCE) -> Finding:
-    """A finding that something was not shown."""
-    return Finding(Verdict.NOT_VERIFIED, reason, message, next_step)
 
 
 def disturbed(message: str, next_step: str) -> Finding:

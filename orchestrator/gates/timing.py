@@ -16,7 +16,7 @@ from kernels.bench.contract import (
 from orchestrator.evidence.bench import SIDES, BenchRow
 from orchestrator.evidence.cards import MIB, find_card, is_slice
 from orchestrator.gates.consistency import BOUNDS
-from orchestrator.gates.findings import AGAIN, Finding, invalid, lengths_of, listed
+from orchestrator.gates.findings import AGAIN, Finding, invalid, lengths_of, listed, unverified
 from orchestrator.models.verdict import Reason, Verdict
 
 _SPREAD = 0.1
@@ -37,14 +37,14 @@ def timing_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
     """How the times were taken. `rows` are those that ran on a device."""
     few = [row for row in rows if row.iters is not None and row.iters < MIN_ITERS]
     if few:
-        yield _unverified(
+        yield unverified(
             f"Only {min(row.iters or 0 for row in few)} timed iterations at {lengths_of(few)}: an "
             f"interval needs at least {MIN_ITERS}.",
             f"Run with --iters {MIN_ITERS} or more.",
         )
     cold = [row for row in rows if row.warmup is not None and row.warmup < 1]
     if cold:
-        yield _unverified(
+        yield unverified(
             f"There was no warm-up at {lengths_of(cold)}: compilation may be in the times.",
             "Run with --warmup 5 or more.",
         )
@@ -53,7 +53,7 @@ def timing_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
         yield invalid(f"{still.where}: launch_us is 0, and no launch takes no time.")
     walls = [row for row in rows if row.timer is not None and row.timer not in DEVICE_TIMERS]
     if walls:
-        yield _unverified(
+        yield unverified(
             f"The cells at {lengths_of(walls)} were timed by {str(walls[0].timer)[:40]!r}, not on "
             "the device: launches and waiting are in the times.",
             "Time with device events, or a captured graph.",
@@ -142,7 +142,7 @@ def _sides(rows: Sequence[BenchRow]) -> Iterator[Finding]:
             row = cheap[0]
             who = "Triton" if side == "tri" else f"The {side} reference"
             whole, part = times(row)
-            yield _unverified(
+            yield unverified(
                 f"{who} is faster at operator level than at kernel level in {len(cheap)} of "
                 f"{len(rows)} cells ({whole:g} ms against {part:g} ms at L={row.L}): its packing "
                 "is not counted.",
@@ -154,7 +154,7 @@ def _sides(rows: Sequence[BenchRow]) -> Iterator[Finding]:
 def _control(rows: Sequence[BenchRow]) -> Iterator[Finding]:
     without = [row for row in rows if row.aa_lo is None or row.aa_hi is None]
     if without:
-        yield _unverified(
+        yield unverified(
             f"There is no A/A control (aa_lo, aa_hi) at {lengths_of(without)}: that equal work is "
             "timed as equal is not shown.",
             "Measure with this project's benchmark, which times the reference against itself.",
@@ -165,7 +165,7 @@ def _control(rows: Sequence[BenchRow]) -> Iterator[Finding]:
             yield invalid(f"{row.where}: the A/A control [{low:g}, {high:g}] is no interval.")
             return
     if len(known) > 1 and all(low == high for _, low, high in known):
-        yield _unverified(
+        yield unverified(
             f"The A/A control has no width in all {len(known)} rows: two timings of one reference "
             "never agree in every digit, so it was not measured.",
             "Measure with this project's benchmark, which times the reference against itself.",
@@ -181,7 +181,7 @@ def _control(rows: Sequence[BenchRow]) -> Iterator[Finding]:
     wide = [(r, a, b) for r, a, b in known if a and b and b - a > WIDEST_CONTROL]
     if wide:
         named = listed(f"[{low:.3g}, {high:.3g}] at L={row.L}" for row, low, high in wide)
-        yield _unverified(
+        yield unverified(
             f"The A/A control is too wide to tell equal times from a speedup: {named}.",
             "Measure on a quiet machine, with more iterations.",
             Reason.MACHINE_DISTURBED,
@@ -195,7 +195,7 @@ def _widths(rows: Sequence[BenchRow]) -> Iterator[Finding]:
         sure = [row for row in spread if (both := bounds(row)[:2])[0] and both[0] == both[1]]
         if sure:
             row = sure[0]
-            yield _unverified(
+            yield unverified(
                 f"The interval of the {name} has no width at {lengths_of(sure)}, although the "
                 f"times vary by {max(row.tri_cv or 0, row.ref_cv or 0):.0%} (tri_cv, ref_cv).",
                 "Look at how the benchmark computes the interval.",
@@ -208,7 +208,7 @@ def _unvaried(rows: Sequence[BenchRow]) -> Iterator[Finding]:
     for side, values in _VARIED.items():
         known = [spread for row in rows if None not in (spread := values(row))]
         if len(known) > 1 and all(cv == 0 and low == high for cv, low, high in known):
-            yield _unverified(
+            yield unverified(
                 f"No time of side {side} varies in any of {len(known)} rows ({side}_cv is 0, "
                 f"{side}_p10 is {side}_p90): timings of a device do.",
                 "Look at how the benchmark takes its times: one time may have been repeated.",
@@ -219,7 +219,7 @@ def _unvaried(rows: Sequence[BenchRow]) -> Iterator[Finding]:
 def _cold(rows: Sequence[BenchRow]) -> Iterator[Finding]:
     unknown = [row for row in rows if row.flush_mib is None or not row.l2_mib]
     if unknown:
-        yield _unverified(
+        yield unverified(
             f"Whether the L2 cache was cold (flush_mib, l2_mib) is not said at "
             f"{lengths_of(unknown)}.",
             AGAIN,
@@ -230,7 +230,7 @@ def _cold(rows: Sequence[BenchRow]) -> Iterator[Finding]:
             continue
         own = card.l2_bytes / MIB
         if not own / _OTHER_CACHE < row.l2_mib < own * _OTHER_CACHE:
-            yield _unverified(
+            yield unverified(
                 f"{row.where}: l2_mib is {row.l2_mib:g}, the L2 of the {card.name} has {own:g} "
                 "MiB: how much had to be overwritten is in doubt.",
                 "Look at how the benchmark reads the size of the cache.",
@@ -247,7 +247,7 @@ def _cold(rows: Sequence[BenchRow]) -> Iterator[Finding]:
     ]
     if warm:
         row = warm[0]
-        yield _unverified(
+        yield unverified(
             f"{row.flush_mib:g} MiB were overwritten between iterations, less than twice the L2 of "
             f"{row.l2_mib:g} MiB, and the cells at {lengths_of(warm)} fit twice in it: their times "
             "may be the cache's.",
@@ -258,7 +258,3 @@ def _cold(rows: Sequence[BenchRow]) -> Iterator[Finding]:
 def _weakness(row: BenchRow) -> float:
     shipped, strongest = row.operator_shipped_ms, row.operator_strongest_ms
     return shipped / strongest if shipped and strongest else 0.0
-
-
-def _unverified(message: str, next_step: str, reason: Reason = Reason.NO_EVIDENCE) -> Finding:
-    return Finding(Verdict.NOT_VERIFIED, reason, message, next_step)
