@@ -31,6 +31,8 @@ FASTEST_CLOCK = 1.05
 """Of its maximum, that a clock can be read at."""
 GAP = 3
 """Periods without a sample in which anything may have happened."""
+SHORT_GAP_MS = 3_000
+"""That a busy pod may take between two samples, however short their period: the agent's is 1 s."""
 ENOUGH = 3
 """Samples that cannot all have hit a pause."""
 
@@ -192,7 +194,8 @@ class _Seen:
         if len(pairs) < ENOUGH:
             return []
         period = statistics.median(then - first for first, then in pairs)
-        return [(first, then) for first, then in pairs if then - first > GAP * period > 0]
+        longest = max(GAP * period, SHORT_GAP_MS)
+        return [(first, then) for first, then in pairs if then - first > longest]
 
     def _troubles(self, samples: Sequence[Sample]) -> tuple[dict[str, str], float | None]:
         """What ails the card, by kind, and its share of the maximum clock."""
@@ -265,8 +268,8 @@ class _Seen:
             )
         if self.gaps:
             yield unverified(
-                f"{file} has gaps of more than {GAP} of its periods in {listed(self.gaps, 2)}: "
-                "what the card did then is unknown.",
+                f"{file} has gaps of more than {GAP} of its periods, and {SHORT_GAP_MS // 1000} s, in "
+                f"{listed(self.gaps, 2)}: what the card did then is unknown.",
                 "Measure again, and let the agent sample all of the time.",
             )
         for name in ("throttle", "sm_mhz", "temperature_c"):
