@@ -268,8 +268,8 @@ class _Seen:
             )
         if self.gaps:
             yield unverified(
-                f"{file} has gaps of more than {GAP} of its periods, and {SHORT_GAP_MS // 1000} s, in "
-                f"{listed(self.gaps, 2)}: what the card did then is unknown.",
+                f"{file} has gaps of more than {GAP} of its periods and {SHORT_GAP_MS // 1000} s "
+                f"in {listed(self.gaps, 2)}: what the card did then is unknown.",
                 "Measure again, and let the agent sample all of the time.",
             )
         for name in ("throttle", "sm_mhz", "temperature_c"):

@@ -394,7 +394,7 @@ def test_secrets_are_masked_wherever_reads_cut_them_and_however_they_overlap(age
 
 
 def test_a_long_masked_stream_arrives_whole(agent):
-    secret = "heron-3Kq"  # not the one that a test beside this looks for in every command line
+    secret = "heron-3Kq"  # noqa: S105 - not what the test above looks for in every command line
     command = f"yes 'line with '$TOKEN' and '{secret[:5]} | head -n 200000"
     result = agent.run(command, secrets={"TOKEN": secret})
     assert result["state"] == "SUCCEEDED"
