@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import random
 import resource
 import subprocess
 import sys
@@ -35,6 +36,8 @@ TB_PER_S = 0.8
 """That the kernel reaches, of the card's 1.008."""
 CALL_MS = 0.005
 """Beside the moving of bytes."""
+NOISE = 0.005
+"""Of what is measured. Six digits of ten times: no two cells are alike."""
 BEGAN = 1763900000000
 TELEMETRY = (
     "timestamp_ms,index,name,sm_mhz,max_sm_mhz,mem_mhz,power_w,temperature_c,throttle_reasons,"
@@ -65,16 +68,21 @@ FORMS = {
 
 
 def cells(mode: str, count: int, began_ms: int) -> Iterator[dict[str, object]]:
-    """So many good rows, one after the other; measured values differ in their last digits."""
+    """So many good rows, one after the other; each number that is measured has noise of its own."""
+    noisy = random.Random(mode)
     for number in range(count):
         length, n = LENGTHS[number % len(LENGTHS)], SMALLEST_N + number // len(LENGTHS)
-        jitter = 1 + number * 1e-7
-        ours = (CALL_MS + n * length * 2 * DIM * 2 / (TB_PER_S * 1e9)) * jitter
+        a, b, c, d, e, f = (noisy.uniform(1 - NOISE, 1 + NOISE) for _ in range(6))
+        ours = (CALL_MS + n * length * 2 * DIM * 2 / (TB_PER_S * 1e9)) * a
+        theirs = 1.5 * ours * b
         ended_ms = began_ms + int(1.2 * ITERS * 2.5 * ours) + 1
         values = row(
             mode, length, N=n, D=DIM, Dv=DIM, iters=ITERS,
-            tri_ms=ours, ref_ms=1.5 * ours, speedup_lo=1.45 * jitter, speedup_hi=1.55 * jitter,
-            mae=2e-4 * jitter, ref_mae=1e-4 * jitter, began_ms=began_ms, ended_ms=ended_ms,
+            tri_ms=ours, ref_ms=theirs, speedup=theirs / ours,
+            speedup_lo=1.45 * b, speedup_hi=1.55 * b, kernel_tri_ms=0.9 * ours * c,
+            tri_p10=0.97 * ours * d, tri_p90=1.05 * ours * d,
+            ref_p10=0.97 * theirs * e, ref_p90=1.05 * theirs * e, mae=2e-4 * f, ref_mae=1e-4 * f,
+            began_ms=began_ms, ended_ms=ended_ms,
         )  # fmt: skip
         yield {name: _text(value) for name, value in values.items()}
         began_ms = ended_ms + 1
