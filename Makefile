@@ -9,27 +9,31 @@ BIN := $(VENV)/bin
 CACHE := $(CURDIR)/.cache
 KERNELS_PYTHON := $(CACHE)/embedded/venv/m4-02-selection-cpu/bin/python
 PIP := -m pip install --quiet --disable-pip-version-check
-PYTEST := -m pytest -q --dist loadgroup -n
+PYTEST := -m pytest -q -n
+KERNEL_WORKERS ?= 2
 
 # Compiled modules are kept: the tests start the controller some hundred times.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-full check check-and-unit unit integration faults kernels compat compat-quick install schema clean
+.PHONY: run test test-full check controller unit integration faults kernels compat compat-quick install schema clean
 
 run: $(VENV)/.run
 	@$(BIN)/python tests/make_run.py $(BIN)/orchestrate $(RUNS_DIR)
 
+# Side by side: the controller's tests wait for links and processes, the kernels' compute.
 test:
-	@$(MAKE) --no-print-directory -j 2 --output-sync check-and-unit $(CACHE)/.environment
-	@$(MAKE) --no-print-directory kernels integration faults
+	@$(MAKE) --no-print-directory -j $(if $(TEST_FULL),1,2) --output-sync controller kernels \
+		KERNEL_WORKERS=$(if $(TEST_FULL),2,1)
 	@echo "all tests passed"
 
 # The long versions: every kill, outages of a minute, the whole way over OpenSSH, the whole matrix.
 test-full: export TEST_FULL = 1
 test-full: test compat
 
-check-and-unit: check
+controller: check
 	@$(MAKE) --no-print-directory unit
+	@$(MAKE) --no-print-directory integration
+	@$(MAKE) --no-print-directory faults
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -40,7 +44,7 @@ check: $(VENV)/.dev
 unit: $(VENV)/.dev
 	$(BIN)/python $(PYTEST) 2 -W error tests/orchestrator
 
-integration: $(VENV)/.dev $(CACHE)/.environment
+integration: $(VENV)/.dev $(if $(TEST_FULL),$(CACHE)/.environment)
 	tests/system-packages.sh
 	ORCHESTRATE_CACHE=$(CACHE) $(BIN)/python $(PYTEST) 4 -W error tests/integration
 
@@ -52,7 +56,7 @@ faults: $(VENV)/.dev
 
 # In the environment that the controller itself sets up on its embedded pod.
 kernels: $(CACHE)/.environment
-	NSA_TEST_TRITON_SEL=1 $(KERNELS_PYTHON) $(PYTEST) 2 tests/kernels
+	NSA_TEST_TRITON_SEL=1 $(KERNELS_PYTHON) $(PYTEST) $(KERNEL_WORKERS) tests/kernels
 
 # Every kernel as shipped, for every Triton and card; the table in docs/ is made anew. Ten minutes
 # and more on few cores, and 3 GB of Triton in the cache.

@@ -138,7 +138,6 @@ def flagged(tmp_path_factory):
     return path
 
 
-@pytest.mark.xdist_group("flagged")
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="flex_attention is compiled there")
 def test_no_compiler_is_loaded_on_a_cpu(flagged):
     """It takes seconds, and leaves a folder in TMPDIR."""
@@ -147,7 +146,6 @@ def test_no_compiler_is_loaded_on_a_cpu(flagged):
     assert not {"torch._dynamo", "torch._inductor"} & set(modules)
 
 
-@pytest.mark.xdist_group("flagged")
 def test_flags_choose_the_kernel_and_leave_a_line(flagged):
     (row,) = rows_of(flagged / "dense.csv")
     assert row["kernel"] == row["kernel_launched"] == "triton.dense_rows_fwd.head"

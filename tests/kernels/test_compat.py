@@ -40,38 +40,28 @@ def without_interpreter(code: str) -> object:
     return json.loads(done.stdout)
 
 
-pytestmark = pytest.mark.xdist_group("compat")  # one worker: the cell takes most of a minute
+BAD = {
+    "spills": (Status.SPILLS, "bytes a thread, beside"),
+    "too_large": (Status.SHARED, "a program on sm_89 has 101376"),
+    "wrong": (Status.FAILED, "no_such_name is not defined"),
+    "aborts": (Status.ABORTED, "LLVM ERROR: Invalid $ operand number"),
+    "endless": (Status.TIMED_OUT, "nothing for 25 s"),
+}
 
 
-@pytest.fixture(scope="module")
-def bad_cell():
-    return compiled(f"{HERE}:bad", timeout_s=25)
-
-
-@pytest.mark.parametrize(
-    ("kernel", "status", "error"),
-    [
-        ("spills", Status.SPILLS, "bytes a thread, beside"),
-        ("too_large", Status.SHARED, "a program on sm_89 has 101376"),
-        ("wrong", Status.FAILED, "no_such_name is not defined"),
-        ("aborts", Status.ABORTED, "LLVM ERROR: Invalid $ operand number"),
-        ("endless", Status.TIMED_OUT, "nothing for 25 s"),
-    ],
-)
-def test_a_bad_kernel_is_named_with_its_error(bad_cell, kernel, status, error):
-    (outcome,) = [o for o in bad_cell.outcomes if o.launch.startswith(f"{kernel} ")]
-    assert outcome.status is status
-    assert error in outcome.error
-    assert "\n" not in outcome.error
-    assert any(line.startswith(f"{kernel} ") and error in line for line in bad_cell.failures)
-
-
-def test_neither_an_abort_nor_a_hang_ends_the_matrix(bad_cell):
-    assert [o.launch.split()[0] for o in bad_cell.outcomes] == [
-        "spills", "aborts", "right", "endless", "too_large", "wrong", "right",
-    ]  # fmt: skip
-    assert [o.status for o in bad_cell.outcomes if o.launch.startswith("right ")] == [Status.OK] * 2
-    assert len(bad_cell.failures) == 5
+def test_each_bad_kernel_is_named_with_its_error_and_none_ends_the_matrix():
+    """One test, as they are compiled together: it takes most of a minute."""
+    cell = compiled(f"{HERE}:bad", timeout_s=25)
+    named = [outcome.launch.split()[0] for outcome in cell.outcomes]
+    assert named == ["spills", "aborts", "right", "endless", "too_large", "wrong", "right"]
+    for kernel, outcome in zip(named, cell.outcomes, strict=True):
+        status, error = BAD.get(kernel, (Status.OK, ""))
+        assert (kernel, outcome.status) == (kernel, status)
+        assert error in outcome.error
+        assert "\n" not in outcome.error
+    assert len(cell.failures) == len(BAD)
+    for kernel, (_, error) in BAD.items():
+        assert any(line.startswith(f"{kernel} ") and error in line for line in cell.failures)
 
 
 def test_what_is_right_has_its_registers_and_no_failure():
