@@ -69,7 +69,7 @@ FORMS = {
 
 def cells(mode: str, count: int, began_ms: int) -> Iterator[dict[str, object]]:
     """So many good rows, one after the other; each number that is measured has noise of its own."""
-    noisy = random.Random(mode)
+    noisy = random.Random(mode)  # noqa: S311 - the same rows each time
     for number in range(count):
         length, n = LENGTHS[number % len(LENGTHS)], SMALLEST_N + number // len(LENGTHS)
         a, b, c, d, e, f = (noisy.uniform(1 - NOISE, 1 + NOISE) for _ in range(6))
