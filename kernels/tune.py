@@ -4,10 +4,10 @@
     python -m kernels.tune --forms ranges --dims 128x128    # some
     python -m kernels.tune --table /tmp/table.json          # elsewhere
 
-For each form, dtype, head dimensions, number of heads and length, every candidate is compared with
-the fp64 oracle on a few rows, then timed on all with cold L2 in a CUDA graph. The fastest goes into
-`configs/selection_tuning.json`, unless the table's own is within the noise. What was derived stays
-in the table behind what was measured.
+For each form, dtype, head dimensions, number of heads, length and number of rows, every candidate
+is compared with the fp64 oracle on a few rows, then timed on all with cold L2 in a CUDA graph. The
+fastest goes into `configs/selection_tuning.json`, unless the table's own is within the noise. What
+was derived stays in the table behind what was measured.
 
 Exit codes: 0 written; 1 some cell had no candidate that is right; 2 usage, no CUDA device, or
 `TRITON_INTERPRET=1`.
@@ -48,12 +48,13 @@ from kernels.selection.tuning import (
     write_table,
 )
 
-N = 1024
 CHECKED_ROWS = 8
 NOISE = 0.01
 """How much faster than the table's own parameters others must be to replace them."""
 LENGTHS = {64: 96, 128: 192, 256: 384, 512: 768, 1024: None}
 """Keys of the rows measured (their mean, in varlen form), and the bound of the entry they make."""
+ROWS = {256: 512, 1024: None}
+"""Likewise of rows."""
 HEADS = {8: 16, 64: 64}
 """Likewise of heads: up to 16 share a tile of 16."""
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
@@ -73,16 +74,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     _compile_all(families, args.jobs)
     clock = ColdClock(device)
     made, failed = [], 0
-    cells = [(*family, L) for family in families for L in LENGTHS]
-    for form, dtype, (D, Dv), H, L in cells:
+    cells = [
+        (*family, *size) for family in families for size in itertools.product(LENGTHS, args.rows)
+    ]
+    for form, dtype, (D, Dv), H, L, N in cells:
         like = torch.empty(0, dtype=DTYPES[dtype], device=device)
-        entry = _measure(clock, form, like, D, Dv, H, L)
+        entry = _measure(clock, form, like, D, Dv, H, L, N)
         failed += entry is None
         if entry:
             made.append(entry)
             # at once: what was measured stays when the rest is not
             write_table(merge(read_table(args.table), (entry,)), args.table)
-            print(f"{form} {dtype} D={D} Dv={Dv} H={H} L={L}: {entry.params}", flush=True)
+            print(f"{form} {dtype} N={N} D={D} Dv={Dv} H={H} L={L}: {entry.params}", flush=True)
     print(f"{len(made)} entries written to {args.table}; {failed} cells without any")
     return 1 if failed else 0
 
@@ -115,9 +118,7 @@ def merge(table: Sequence[Entry], made: Sequence[Entry]) -> tuple[Entry, ...]:
     """
 
     def key(entry: Entry) -> tuple[object, ...]:
-        length = math.inf if entry.L is None else entry.L
-        sides = (entry.D, entry.Dv, entry.H, length)
-        return (entry.capability, entry.kernel, entry.bits, *sides)
+        return (entry.capability, entry.kernel, entry.bits, *_bounds(entry))
 
     measured = {key(e): e for e in (*table, *made) if e.source.startswith("measured: ")}
     found = [measured[k] for k in sorted(measured)]  # type: ignore[type-var]
@@ -127,17 +128,19 @@ def merge(table: Sequence[Entry], made: Sequence[Entry]) -> tuple[Entry, ...]:
     return tuple(found)
 
 
+def _bounds(entry: Entry) -> tuple[float, ...]:
+    unbounded = (math.inf if bound is None else bound for bound in (entry.L, entry.N))
+    return (entry.D, entry.Dv, entry.H, *unbounded)
+
+
 def _reached(entry: Entry, before: Sequence[Entry]) -> bool:
     """Whether some launch gets to `entry` behind those before it."""
-
-    def bounds(one: Entry) -> tuple[float, ...]:
-        return one.D, one.Dv, one.H, math.inf if one.L is None else one.L
 
     def answered(kernel: str) -> bool:
         return any(
             (one.arch, one.bits) == (entry.arch, entry.bits)
             and one.kernel in (kernel, "any")
-            and all(a >= b for a, b in zip(bounds(one), bounds(entry), strict=True))
+            and all(a >= b for a, b in zip(_bounds(one), _bounds(entry), strict=True))
             for one in before
         )
 
@@ -156,7 +159,9 @@ def _compile_all(families: Sequence[Family], jobs: int) -> None:
         like = torch.empty(0, dtype=DTYPES[dtype], device="cuda")
         tasks += [
             ((form, dtype, (D, Dv), H), params)
-            for params in candidates(_request(form, like, D, Dv, H, min(LENGTHS)), _shared(like))
+            for params in candidates(
+                _request(form, like, D, Dv, H, min(LENGTHS), min(ROWS)), _shared(like)
+            )
         ]
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         list(pool.map(_compile, *zip(*tasks, strict=True), chunksize=4))
@@ -169,9 +174,9 @@ def _compile(family: Family, params: LaunchParams) -> None:
         _rows(form, CHECKED_ROWS, H, D, Dv, min(LENGTHS), like).triton(Flags(splits=1), params)
 
 
-def _request(form: str, like: torch.Tensor, D: int, Dv: int, H: int, L: int) -> Request:
+def _request(form: str, like: torch.Tensor, D: int, Dv: int, H: int, L: int, N: int) -> Request:
     capability = torch.cuda.get_device_capability(like.device)
-    return Request(form, 8 * like.element_size(), tile(D), tile(Dv), HEADS[H], L, capability)
+    return Request(form, 8 * like.element_size(), tile(D), tile(Dv), HEADS[H], L, N, capability)
 
 
 def _shared(like: torch.Tensor) -> int:
@@ -181,9 +186,9 @@ def _shared(like: torch.Tensor) -> int:
 
 
 def _measure(
-    clock: ColdClock, form: str, like: torch.Tensor, D: int, Dv: int, H: int, L: int
+    clock: ColdClock, form: str, like: torch.Tensor, D: int, Dv: int, H: int, L: int, N: int
 ) -> Entry | None:
-    request = _request(form, like, D, Dv, H, L)
+    request = _request(form, like, D, Dv, H, L, N)
     now = launch_params(request)
     few, many = (_rows(form, rows, H, D, Dv, L, like) for rows in (CHECKED_ROWS, N))
     oracle = few.oracle()
@@ -209,9 +214,8 @@ def _measure(
         f"{times[chosen]:.2f} us; {before}"
     )
     arch = "{}.{}".format(*request.capability)
-    return Entry(
-        arch, form, request.bits, request.D, request.Dv, request.H, LENGTHS[L], chosen, source
-    )
+    sides = (request.D, request.Dv, request.H, LENGTHS[L], ROWS[N])
+    return Entry(arch, form, request.bits, *sides, chosen, source)
 
 
 def _rows(form: str, rows: int, H: int, D: int, Dv: int, L: int, like: torch.Tensor) -> Rows:
@@ -231,6 +235,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--dtypes", nargs="+", choices=tuple(DTYPES), default=list(DTYPES))
     add("--dims", nargs="+", type=_dims, default=list(DIMS), metavar="DxDv")
     add("--heads", nargs="+", type=int, choices=tuple(HEADS), default=list(HEADS))
+    add("--rows", nargs="+", type=int, choices=tuple(ROWS), default=list(ROWS))
     add("--jobs", type=int, default=os.cpu_count(), help="processes that compile")
     add("--table", type=Path, default=TABLE, help="read and written; the one that ships")
     return parser.parse_args(argv)

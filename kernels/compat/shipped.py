@@ -20,6 +20,8 @@ OTHER_DIMS = ((64, 64), (96, 96), (100, 100), (192, 128), (192, 192))
 """Some padded to a tile, one with rows that are 8-byte aligned only, and the paper's."""
 LONG = 4096
 """Keys, where the tuning table sets no bound."""
+ROWS = 512
+"""Enough that none is split."""
 DOUBLE_BUFFER = replace(Flags(), double_buffer=True)
 
 
@@ -32,8 +34,7 @@ class Shape:
     heads: int = 8
     length: int = 64
     """Keys a row has, or selects."""
-    rows: int = 512
-    """Enough that none is split."""
+    rows: int = ROWS
     dtype: torch.dtype = torch.float16
     group: bool = True
     lengths: bool = False
@@ -68,6 +69,7 @@ def _table(target: Target) -> Iterator[Shape]:
                 entry.Dv,
                 entry.H,
                 entry.L or LONG,
+                min(ROWS, entry.N or ROWS),
                 dtype=torch.float16 if entry.bits == 16 else torch.float32,
                 kernel=entry.kernel,
             )

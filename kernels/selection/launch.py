@@ -113,6 +113,7 @@ def plan_launch(
         tile(Dv),
         H if group else 1,
         length,
+        rows,
         torch.cuda.get_device_capability(Q.device) if Q.is_cuda else INTERPRETER,
     )
 

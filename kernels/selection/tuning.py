@@ -4,8 +4,8 @@ An autotuner would time kernels inside the first measured call, pick differently
 and needs a driver, which Triton's interpreter does not have. `python -m kernels.tune` measures on
 the card at hand and writes its findings into the table.
 
-The table, `configs/selection_tuning.json`, says of every entry where it comes from. `D`, `Dv`, `H`
-and `L` are upper bounds; the first entry that fits a launch decides, measured ones come first.
+The table, `configs/selection_tuning.json`, says of every entry where it comes from. `D`, `Dv`, `H`,
+`L` and `N` are upper bounds; the first entry that fits a launch decides, measured ones come first.
 """
 
 from __future__ import annotations
@@ -65,6 +65,9 @@ class Entry:
     """Largest number of heads of a row."""
     L: int | None
     """Largest number of keys that a program reads; None for no bound."""
+    N: int | None
+    """Largest number of rows; None for no bound. Few of them leave each processor few programs, and
+    then these have to have more bytes in flight."""
     params: LaunchParams
     source: str
     """`measured: ...` with card, versions, date and times; or `derived: ...` and from what."""
@@ -117,6 +120,8 @@ class Request:
     H: int
     L: int
     """Keys that a program reads, or a bound on them: shapes alone must tell."""
+    N: int
+    """Rows."""
     capability: tuple[int, int] = field(default=INTERPRETER)
 
 
@@ -139,6 +144,7 @@ def launch_params(request: Request, table: tuple[Entry, ...] | None = None) -> L
             and entry.Dv >= request.Dv
             and entry.H >= request.H
             and (entry.L is None or entry.L >= request.L)
+            and (entry.N is None or entry.N >= request.N)
         ):
             return entry.params
     raise ValueError(f"no launch parameters for {request}")

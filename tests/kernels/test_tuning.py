@@ -33,33 +33,35 @@ SIDES = (16, 32, 64, 128, 256)
 
 def entry(**changes):
     params = LaunchParams(16, 16, 1, 3)
-    made = Entry("9.0", "any", 16, 128, 128, 16, 512, params, "derived: for a test")
+    made = Entry("9.0", "any", 16, 128, 128, 16, 512, None, params, "derived: for a test")
     return replace(made, **changes)
 
 
 def request(**changes):
-    return replace(Request("dense", 16, 64, 64, 8, 128, (9, 0)), **changes)
+    return replace(Request("dense", 16, 64, 64, 8, 128, 1024, (9, 0)), **changes)
 
 
 class TestTable:
     def test_every_launch_finds_parameters_that_fit_the_card(self):
-        lengths, heads = (1, 513), (1, 17, MAX_GROUP_HEADS)
+        lengths, heads, rows = (1, 513), (1, 17, MAX_GROUP_HEADS), (1, 1024)
         for arch, limit in SHARED_KIB.items():
             major, minor = map(int, arch.split("."))
-            keys = itertools.product((*KERNELS, SPLIT), (16, 32), SIDES, SIDES, heads, lengths)
-            for kernel, bits, D, Dv, H, L in keys:
-                found = launch_params(Request(kernel, bits, D, Dv, H, L, (major, minor)))
+            forms = (*KERNELS, SPLIT)
+            keys = itertools.product(forms, (16, 32), SIDES, SIDES, heads, lengths, rows)
+            for kernel, bits, D, Dv, H, L, N in keys:
+                found = launch_params(Request(kernel, bits, D, Dv, H, L, N, (major, minor)))
                 tiles = found.num_stages * found.block_l * (D + Dv) * bits // 8
-                assert tiles <= limit * 1024, (arch, kernel, bits, D, Dv, H, L)
+                assert tiles <= limit * 1024, (arch, kernel, bits, D, Dv, H, L, N)
 
     def test_every_entry_is_reached(self):
         table = read_table()
         for position, one in enumerate(table):
-            length = 10**9 if one.L is None else one.L
+            length, rows = (10**9 if bound is None else bound for bound in (one.L, one.N))
             before = [e for e in table[:position] if e.arch == one.arch]
             reached = False
             for kernel in (*KERNELS, SPLIT) if one.kernel == "any" else (one.kernel,):
-                asked = Request(kernel, one.bits, one.D, one.Dv, one.H, length, one.capability)
+                sides = (one.bits, one.D, one.Dv, one.H, length, rows)
+                asked = Request(kernel, *sides, one.capability)
                 try:
                     launch_params(asked, (*before, replace(one, D=0)))
                 except ValueError:
@@ -70,6 +72,9 @@ class TestTable:
         narrow, wide = entry(L=64), entry(params=LaunchParams(16, 64, 2, 2), L=None)
         assert launch_params(request(L=64), (narrow, wide)) == narrow.params
         assert launch_params(request(L=65), (narrow, wide)) == wide.params
+        few = entry(N=512, params=LaunchParams(16, 128, 4, 2), L=None)
+        assert launch_params(request(N=512), (few, wide)) == few.params
+        assert launch_params(request(N=513), (few, wide)) == wide.params
         ranges = entry(kernel="ranges", params=LaunchParams(8, 32, 4, 2))
         assert launch_params(request(), (ranges, wide)) == wide.params
         assert launch_params(request(kernel="ranges"), (ranges, wide)) == ranges.params
@@ -122,7 +127,7 @@ class TestLaunch:
     def test_flags_come_before_the_table(self):
         Q = randn(4, 8, 64)
         card = torch.cuda.get_device_capability() if DEVICE.type == "cuda" else INTERPRETER
-        table = launch_params(Request("dense", 16, 64, 64, 8, 64, card))
+        table = launch_params(Request("dense", 16, 64, 64, 8, 64, 4, card))
         assert self.plan(Q).params == table
         assert self.plan(Q, double_buffer=True).params == replace(table, num_stages=2)
         assert self.plan(Q, double_buffer=True, num_stages=4).params.num_stages == 4
@@ -178,9 +183,9 @@ class TestTune:
         old = entry(kernel="dense", L=64, source="measured: yesterday")
         other = entry(kernel="dense", L=64, arch="8.9", source="measured: on another card")
         new = replace(old, params=LaunchParams(16, 32, 1, 2), source="measured: today")
-        longer = replace(new, L=None)
-        merged = tune.merge((other, old, *derived), (longer, new))
-        assert merged == (other, new, longer, *derived)
+        longer, fewer = replace(new, L=None), replace(new, N=512)
+        merged = tune.merge((other, old, *derived), (longer, new, fewer))
+        assert merged == (other, fewer, new, longer, *derived)
 
     def test_candidates_differ_and_fit_in_shared_memory(self):
         found = tune.candidates(request(D=256, Dv=256), shared_bytes=99 * 1024)
