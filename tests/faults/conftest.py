@@ -12,6 +12,13 @@ from tests.faults.rig import Reference, Rig
 from tests.faults.server import Server
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is here takes real programs and real time: `-m "not slow"` leaves it out."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker("slow")
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     made = Server(tmp_path / "sshd")

@@ -18,6 +18,13 @@ from tests.integration.lab import Lab
 from tests.integration.sshd import Sshd, private_sshd
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is here takes real programs and real time: `-m "not slow"` leaves it out."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="session")
 def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
     for name in ("sshd", "ssh-keygen", "rsync"):

@@ -23,13 +23,10 @@ VENV = CACHE / "embedded" / "venv" / "m4-02-selection-cpu"
 Run = Callable[..., tuple[subprocess.CompletedProcess[str], dict[str, Any]]]
 
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        "TEST_FULL" not in os.environ,
-        reason="make test has gone this way to set up its environment; make test-full looks closer",
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    "TEST_FULL" not in os.environ,
+    reason="make test has gone this way to set up its environment; make test-full looks closer",
+)
 
 
 @pytest.fixture(params=["embedded", "openssh"])
