@@ -23,6 +23,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker("slow")
+    # the longest first, so that no worker is left with them at the end
+    items.sort(key=lambda item: item.path.name != "test_whole_way.py")
 
 
 @pytest.fixture(scope="session")
@@ -79,8 +81,3 @@ def agent(python, tmp_path):
     assert eventually(lambda: not processes_of(tmp_path)), processes_of(tmp_path)
     errors = tmp_path / "jobs" / "j1" / "agent.log"
     assert not errors.exists() or not errors.read_text()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest first, so that no worker is left with them at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
