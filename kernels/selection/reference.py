@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import InvalidInput
-from .packing import check_inputs, fill_slots, gather_rows, wants_grad
+from .packing import check_inputs, fill_slots, gather_rows, take, wants_grad
 
 MAX_SDPA_ROWS = 32768
 """Rows per SDPA call: CUDA backends put the batch on a grid axis that ends at 65535."""
@@ -160,7 +160,7 @@ def pad_varlen(
     at = torch.arange(max_len, device=K_all.device)
     keys = first[:, None] + torch.where(at < lengths[:, None], at, 0)
     keys = keys.clamp_(max=K_all.shape[0] - 1)
-    return K_all[keys], V_all[keys], lengths
+    return take(K_all, keys), take(V_all, keys), lengths
 
 
 def varlen_attention_packed(

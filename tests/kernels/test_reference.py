@@ -11,7 +11,7 @@ from selection_cases import DEVICE, assert_matches, randn, selection, spread_ran
 
 from kernels.selection.checks import ignored_keys
 from kernels.selection.errors import InvalidInput
-from kernels.selection.packing import normalise_ranges
+from kernels.selection.packing import PIECE, normalise_ranges, take
 from kernels.selection.reference import (
     dense_attention_oracle,
     dense_attention_packed,
@@ -124,6 +124,63 @@ def test_normalised_ranges_are_disjoint_sorted_and_equal_as_sets():
         assert set(covered) == wanted
         assert covered == sorted(covered)
         assert all(0 <= start <= end <= 50 for start, end in after)
+
+
+SOURCES = {
+    "whole": lambda X: X,
+    "expanded": lambda X: X[:1].expand(4, -1, -1),
+    "part of a cache": lambda X: X[:, 3:40],
+    "every other row": lambda X: X[:, ::2],
+    "heads inside": lambda X: X.mT.contiguous().mT[..., :16],
+    "columns": lambda X: X[..., 8:24],
+    "columns off a piece": lambda X: X[..., 1:17],
+    "odd width": lambda X: X[..., :23],
+    "no rows": lambda X: X[:, :0],
+    "no width": lambda X: X[..., :0],
+}
+
+
+@pytest.mark.parametrize("bits", [torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize("name", SOURCES)
+def test_rows_are_taken_bit_by_bit(name, bits):
+    """All bit patterns, NaN with any payload among them, from sources that lie anyhow."""
+    dtype = {torch.int16: torch.float16, torch.int32: torch.float32, torch.int64: torch.float64}
+    limits = torch.iinfo(bits)
+    raw = torch.randint(limits.min, limits.max, (4, 64, 32), dtype=bits, device=DEVICE)
+    X = SOURCES[name](raw)
+    at = (
+        torch.randint(4, (5, 1), device=DEVICE),
+        torch.randint(X.shape[1] or 1, (5, min(7, X.shape[1])), device=DEVICE),
+    )
+    found = take(X.view(dtype[bits]), *at)
+    assert found.dtype == dtype[bits]
+    assert torch.equal(found.view(bits), X[at])
+
+
+def test_rows_are_taken_in_pieces_where_that_is_possible():
+    class Seen(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            if function is torch.Tensor.__getitem__:
+                dtypes.append(args[0].dtype)
+            return function(*args, **(kwargs or {}))
+
+    at = (torch.tensor([1, 0], device=DEVICE),)
+    X = randn(3, 16)
+    differentiable = X.clone().requires_grad_()
+    for source, dtype in (
+        (X, PIECE),
+        (X[:, 1:9], X.dtype),  # begins within a piece
+        (X[:, :12], X.dtype),  # ends within one
+        (X.T, X.dtype),
+        (X.double().to(PIECE), PIECE),
+        (differentiable, X.dtype),
+    ):
+        dtypes = []
+        with Seen():
+            take(source, *at)
+        assert dtypes == [dtype]
+    take(differentiable, *at).sum().backward()
+    assert differentiable.grad[:, 0].tolist() == [1, 1, 0]
 
 
 def test_packed_reference_reads_nothing_back_from_the_device():
