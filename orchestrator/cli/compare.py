@@ -14,6 +14,8 @@ from orchestrator.errors import ExitCode
 from orchestrator.gates.compare import Change, Compared, Quantity
 from orchestrator.store import runs as store
 
+SCHEMA = 1
+"""Of `--json`: raised when a key goes or changes its meaning; new ones may come any time."""
 _STYLE = {Change.BETTER: "green", Change.WORSE: "bold red"}
 
 
@@ -24,7 +26,7 @@ def compare_command(run_a: str, run_b: str, runs_dir: Path, *, as_json: bool) ->
     if _invalid(found):
         code = ExitCode.INVALID
     if as_json:
-        click.echo(json.dumps(_summary(found)))
+        click.echo(json.dumps(_summary(found, code)))
         return int(code)
     console = Console()
     for name, side in (("A", found.a), ("B", found.b)):
@@ -93,7 +95,9 @@ def _invalid(found: RunComparison) -> list[str]:
     return [side.run_id for side in (found.a, found.b) if side.invalid]
 
 
-def _summary(found: RunComparison) -> dict[str, Any]:
+def _summary(found: RunComparison, code: ExitCode) -> dict[str, Any]:
+    """Documented in docs/compare.md."""
+
     def side(side: Side) -> dict[str, Any]:
         decision = side.judgement.decision
         return {
@@ -108,6 +112,8 @@ def _summary(found: RunComparison) -> dict[str, Any]:
         return vars(quantity) if quantity else None
 
     return {
+        "schema": SCHEMA,
+        "exit_code": int(code),
         "a": side(found.a),
         "b": side(found.b),
         "absolute": found.absolute,

@@ -19,6 +19,8 @@ from orchestrator.models.run import Judgement
 from orchestrator.models.verdict import Decision, GateResult, Verdict, worst
 from orchestrator.store.paths import RunPaths
 
+SCHEMA = 1
+"""Of `--json`: raised when a key goes or changes its meaning; new ones may come any time."""
 _SHOWN = 5
 
 
@@ -63,21 +65,17 @@ def _no_collecting() -> Iterator[None]:
 def _summary(
     runs: list[Judgement], of_files: FilesJudgement | None, verdict: Verdict
 ) -> dict[str, Any]:
-    summary: dict[str, Any] = {
-        "schema": 1,
+    """One set of keys, whatever was named: documented in docs/judge.md."""
+    return {
+        "schema": SCHEMA,
         "verdict": verdict.value,
         "exit_code": int(verdict.exit_code),
+        "runs": [run.model_dump(mode="json") for run in runs],
+        "files": list(of_files.files) if of_files else [],
+        "notes": list(of_files.notes) if of_files else [],
+        "gates": [gate.model_dump(mode="json") for gate in of_files.gates] if of_files else [],
+        "decision": of_files.decision.model_dump(mode="json") if of_files else None,
     }
-    if runs:
-        summary["runs"] = [run.model_dump(mode="json") for run in runs]
-    if of_files is not None:
-        summary |= {
-            "files": list(of_files.files),
-            "notes": list(of_files.notes),
-            "gates": [gate.model_dump(mode="json") for gate in of_files.gates],
-            "decision": of_files.decision.model_dump(mode="json"),
-        }
-    return summary
 
 
 def _print_run(console: Console, judgement: Judgement) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from evidence_samples import RTX_4090, bench_rows, interpreted, row
+from judging import documented
 from test_reporting import complete
 
 from orchestrator.cli.app import cli
@@ -49,6 +50,8 @@ def compared(a: Path, b: Path) -> dict:
 
 def test_before_and_after_on_one_machine(tmp_path: Path) -> None:
     found = compared(run(tmp_path / "a"), run(tmp_path / "b", 1.8))
+    assert set(found) == documented("compare.md")
+    assert (found["schema"], found["exit_code"]) == (1, 0)
     assert found["absolute"] is True
     assert found["differences"] == {}
     assert found["counts"]["better"] == 6
