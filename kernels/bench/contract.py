@@ -15,7 +15,6 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -267,11 +266,11 @@ class Records:
 
     def __init__(self, text: str, name: str = "CSV") -> None:
         self._name = name
-        self._reader = csv.reader(io.StringIO(text, newline=""))
+        self._line = 0
+        self._reading = self._fields(text)
         self.count = 0
         self._end: str | None = None
-        with self._located():
-            header = next((fields for fields in self._reader if fields), None)
+        header = next(filter(None, self._reading), None)
         if header is None:
             raise ContractError(f"{name} is empty")
         self.columns = tuple(field.strip() for field in header)
@@ -281,26 +280,38 @@ class Records:
 
     def __iter__(self) -> Iterator[tuple[int, list[str]]]:
         width, first = len(self.columns), self.columns[0]
-        with self._located():
-            for fields in self._reader:
-                if not fields:
-                    continue
-                if self._end is not None:
-                    raise ContractError(
-                        f"{self._at}: data after the end mark; the file was appended to"
-                    )
-                if fields[0] == END_MARK:
-                    self._end = fields[1] if len(fields) > 1 else ""
-                elif fields[0].strip() == first and tuple(map(str.strip, fields)) == self.columns:
-                    raise ContractError(f"{self._at}: a second header; the file was appended to")
-                elif len(fields) != width:
-                    why = "truncated?" if len(fields) < width else "is there a decimal comma?"
-                    raise ContractError(
-                        f"{self._at}: {len(fields)} fields, the header names {width}; {why}"
-                    )
-                else:
-                    self.count += 1
-                    yield self._reader.line_num, fields
+        for fields in self._reading:
+            if not fields:
+                continue
+            if self._end is not None:
+                raise ContractError(
+                    f"{self._at}: data after the end mark; the file was appended to"
+                )
+            if fields[0] == END_MARK:
+                self._end = fields[1] if len(fields) > 1 else ""
+            elif fields[0].strip() == first and tuple(map(str.strip, fields)) == self.columns:
+                raise ContractError(f"{self._at}: a second header; the file was appended to")
+            elif len(fields) != width:
+                why = "truncated?" if len(fields) < width else "is there a decimal comma?"
+                raise ContractError(
+                    f"{self._at}: {len(fields)} fields, the header names {width}; {why}"
+                )
+            else:
+                self.count += 1
+                yield self._line, fields
+
+    def _fields(self, text: str) -> Iterator[list[str]]:
+        """Fields of each line, whose number is `_line` then; none of an empty one."""
+        plain = _is_plain(text)
+        reader = csv.reader(io.StringIO("" if plain else text, newline=""))
+        quoted = ((reader.line_num, fields) for fields in reader)
+        numbered = enumerate(_split(text), 1) if plain else quoted
+        try:
+            for self._line, fields in numbered:
+                yield fields
+        except csv.Error as error:
+            self._line = max(self._line + 1, reader.line_num)
+            raise ContractError(f"{self._at}: not a CSV: {error}") from None
 
     @property
     def ended(self) -> bool:
@@ -318,14 +329,25 @@ class Records:
 
     @property
     def _at(self) -> str:
-        return f"{self._name}, line {self._reader.line_num}"
+        return f"{self._name}, line {self._line}"
 
-    @contextmanager
-    def _located(self) -> Iterator[None]:
-        try:
-            yield
-        except csv.Error as error:
-            raise ContractError(f"{self._at}: not a CSV: {error}") from None
+
+def _is_plain(text: str) -> bool:
+    """Whether fields are what stands between commas and newlines: nothing is quoted."""
+    return not any(sign in text for sign in '"\r\0')
+
+
+def _split(text: str) -> Iterator[list[str]]:
+    """Fields of each line of a plain text, in a third of the time that the csv module takes."""
+    limit, start = csv.field_size_limit(), 0
+    while start < len(text):
+        end = text.find("\n", start)
+        line = text[start : end if end >= 0 else None]
+        if len(line) > limit:
+            yield next(csv.reader([line]))  # refuses a field that is as long
+        else:
+            yield line.split(",") if line else []
+        start += len(line) + 1
 
 
 def read_table(text: str, name: str = "CSV") -> Table:

@@ -1,22 +1,23 @@
 """Bench CSVs as typed rows: the contract's, or the source project's without our extra columns.
 
-Read column by column, some rows at a time: row by row, a hundred thousand of them took most of a
-judgement's time.
+Read some rows at a time, column by column.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_type_hints
 
 from kernels.bench import contract
 from kernels.bench.contract import Cell
+from orchestrator.evidence.columns import Slice, families_of
 from orchestrator.evidence.errors import EvidenceError
-from orchestrator.evidence.text import NUMBER, refuse_wide, text_of
+from orchestrator.evidence.rows import Rows
+from orchestrator.evidence.text import refuse_wide, text_of
 
 MAX_BYTES = 64 * 2**20
 TRITON_PREFIX = contract.TRITON_PREFIX
@@ -38,10 +39,7 @@ CHOICES = {
 }
 """What the contract's columns may say; any other word would slip past the gates that read it."""
 
-_INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
-_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+", re.ASCII)
-_LARGE = 10**18
-_AT_ONCE = 64
+_AT_ONCE = 256
 """Rows whose text is held at a time: few enough for the processor's cache."""
 _OK = "ok"
 _COUNTS = ("N", "H", "D", "Dv", "L", "streams")
@@ -52,10 +50,6 @@ _NEVER_NEGATIVE = (
 )  # fmt: skip
 _MEASURED = ("tri_ms", "ref_ms", "speedup", "mae")
 """What every cell that ran has."""
-IDENTITY = (
-    "mode", "dist", "N", "H", "D", "Dv", "nspans", "streams", "dtype", "level", "form", "ragged",
-)  # fmt: skip
-"""What the contract may name a family by."""
 
 
 class BenchRow(NamedTuple):
@@ -216,7 +210,7 @@ class BenchTable:
 
     file: str
     columns: tuple[str, ...]
-    rows: tuple[BenchRow, ...]
+    rows: Rows[BenchRow]
     complete: bool
     """The end mark is there and counts the rows."""
     ended: bool
@@ -244,22 +238,21 @@ def parse_bench(data: bytes, name: str = "CSV") -> BenchTable:
         for column in contract.DENSE_COLUMNS:
             if column not in records.columns:
                 raise EvidenceError("missing from the header", file=name, column=column)
-        rows: list[BenchRow] = []
-        gaps: set[str] = set()
-        reading = iter(records)
-        while some := list(islice(reading, _AT_ONCE)):
-            rows += _Columns(name, records.columns, some).rows(gaps)
+        reading = _Reading(name, records.columns)
+        lines = iter(records)
+        while some := list(islice(lines, _AT_ONCE)):
+            reading.take(some)
     except contract.ContractError as error:
         raise _relocated(error, name) from None
     problem = records.problem
     return BenchTable(
         name,
         records.columns,
-        tuple(rows),
+        reading.rows(),
         problem is None,
         records.ended,
         problem,
-        frozenset(gaps),
+        frozenset(reading.gaps),
     )
 
 
@@ -281,125 +274,100 @@ _KINDS: dict[str, type] = {
 """What each column holds: str, int or float."""
 
 
-class _Columns:
-    """Reads some rows column by column, each by the type that `BenchRow` gives it."""
+class _Reading:
+    """The rows that were read so far, and their columns."""
 
-    def __init__(
-        self, file: str, names: Sequence[str], records: Sequence[tuple[int, list[str]]]
-    ) -> None:
+    def __init__(self, file: str, names: Sequence[str]) -> None:
+        self.gaps: set[str] = set()
         self._file = file
-        self._lines = [line for line, _ in records]
-        columns = zip(*(fields for _, fields in records), strict=True)
-        self._columns = dict(zip(names, map(_stripped, columns), strict=True))
-        self._none = ("",) * len(records)
-        self._ran = [status in ("", _OK) for status in self._fields("status")]
+        self._names = names
+        self._rows: list[BenchRow] = []
+        self._columns: dict[str, list[Any]] = {
+            name: [] for name in ("ok", "line", "family", *_KINDS)
+        }
+        self._families: dict[tuple[object, ...], str] = {}
 
-    def rows(self, gaps: set[str]) -> Iterable[BenchRow]:
-        """The rows; the columns that are empty in one of them are added to `gaps`."""
-        for number, mode in enumerate(self._fields("mode")):
-            if mode not in ("dense", "varlen"):
-                self._bad(number, "mode", f"{mode!r} is neither dense nor varlen" if mode else "")
-        read = {name: self._read(name, kind) for name, kind in _KINDS.items()}
-        self._check(read)
-        gaps.update(name for name, values in read.items() if None in values)
-        file = [self._file] * len(self._lines)
-        return map(
-            BenchRow._make,
-            zip(file, self._lines, families_of(read), *read.values(), strict=True),
-        )
-
-    def _check(self, read: Mapping[str, Sequence[Any]]) -> None:
-        """What must be there, and above zero; and words that must be of the contract."""
-        for name, choices in CHOICES.items():
-            if not {None, *choices}.issuperset(read[name]):
-                number, value = next(
-                    (n, v) for n, v in enumerate(read[name]) if v is not None and v not in choices
-                )
-                self._bad(number, name, f"{value[:40]!r} is none of {', '.join(choices)}")
-        for name in _COUNTS:
-            for number, value in enumerate(read[name]):
-                if value is None or value < 1:
-                    self._bad(number, name, "" if value is None else f"{value} is not positive")
-        for name in _NEVER_NEGATIVE:
-            if min(filter(None, read[name]), default=0) < 0:
-                number, value = next((n, v) for n, v in enumerate(read[name]) if v and v < 0)
-                self._bad(number, name, f"{value:g} is below zero")
-        for name in _MEASURED:
-            if None in read[name]:
-                for number, (value, ran) in enumerate(zip(read[name], self._ran, strict=True)):
-                    if ran and value is None:
-                        self._bad(number, name, "")
-        for number, (mode, spans) in enumerate(zip(read["mode"], read["nspans"], strict=True)):
-            if mode == "varlen" and (spans is None or spans < 1):
-                self._bad(number, "nspans", "" if spans is None else f"{spans} is not positive")
-        for number, version in enumerate(read["contract"]):
-            if version is not None and not 1 <= version <= contract.CONTRACT_VERSION:
-                self._bad(
-                    number, "contract", f"version {version}; this is {contract.CONTRACT_VERSION}"
-                )
-
-    def _fields(self, name: str) -> Sequence[str]:
-        return self._columns.get(name, self._none)
-
-    def _read(self, name: str, kind: type) -> Sequence[Any]:
-        fields = self._fields(name)
-        first, count = fields[0], len(fields)
-        if fields.count(first) == count:  # as most columns are; and the rows share the value
-            only = self._one(name, kind, 0)
-            if only is not None or not first:
-                return [only] * count
-        if kind is not str:
-            numbers = _all_plain(fields, kind)
-            if numbers is not None:
-                return numbers
-        return [self._one(name, kind, number) for number in range(count)]
-
-    def _one(self, name: str, kind: type, number: int) -> str | int | float | None:
-        value = self._fields(name)[number]
-        if kind is str or not value:
-            return value or None
-        pattern, what = (_INTEGER, "a whole number") if kind is int else (NUMBER, "a finite number")
-        parsed: int | float = kind(value) if pattern.fullmatch(value) else math.nan
-        if math.isfinite(parsed):
-            return parsed
+    def take(self, records: Sequence[tuple[int, list[str]]]) -> None:
+        """Read some rows, each column by the type that `BenchRow` gives it."""
+        text = Slice(self._file, self._names, records)
+        every = (True,) * len(records)
         # What a cell that did not run leaves in its columns is no evidence, good or bad.
-        if self._ran[number] or name in _COUNTS:
-            hint = ": write a point, not a decimal comma" if _DECIMAL_COMMA.fullmatch(value) else ""
-            self._bad(number, name, f"{value[:40]!r} is not {what}{hint}")
+        ran = [status in (None, _OK) for status in text.read("status", str, every)]
+        read = {
+            name: text.read(name, kind, every if name in _COUNTS else ran)
+            for name, kind in _KINDS.items()
+        }
+        self.gaps |= text.gaps
+        read = {"line": text.lines, "family": families_of(read, self._families), **read}
+        for name, values in {"ok": ran, **read}.items():
+            self._columns[name] += values
+        file = [self._file] * len(records)
+        self._rows += map(BenchRow._make, zip(file, *read.values(), strict=True))
+
+    def rows(self) -> Rows[BenchRow]:
+        """All rows.
+
+        Raises:
+            EvidenceError: a field is empty, not above zero or no word of the contract, and must be.
+        """
+        rows = Rows(self._rows, self._columns)
+        for wrong, (name, *others) in _RULES:
+            for row in rows.where(wrong, name, *others):
+                problem = wrong(*(getattr(row, each) for each in (name, *others)))
+                self._refuse(row, name, problem)
+        for name in self.gaps.intersection(_MEASURED):
+            for row in rows:
+                if row.ok and getattr(row, name) is None:
+                    self._refuse(row, name, _EMPTY)
+        return rows
+
+    def _refuse(self, row: BenchRow, column: str, problem: str | None) -> NoReturn:
+        if problem == _EMPTY and column not in self._names:
+            problem = "missing from the header"
+        raise EvidenceError(str(problem), file=self._file, line=row.line, column=column)
+
+
+_EMPTY = "empty"
+
+
+def _no_mode(mode: str | None) -> str | None:
+    if mode in ("dense", "varlen"):
         return None
-
-    def _bad(self, number: int, column: str, problem: str) -> NoReturn:
-        if not problem:
-            problem = "empty" if column in self._columns else "missing from the header"
-        line = self._lines[number]
-        raise EvidenceError(problem, file=self._file, line=line, column=column)
+    return f"{mode!r} is neither dense nor varlen" if mode else _EMPTY
 
 
-def families_of(read: Mapping[str, Sequence[Any]]) -> list[str]:
-    """Named by the contract, from what was read: `01` is `1`. Each is named once."""
-    named: dict[tuple[object, ...], str] = {}
-    families = []
-    for key in zip(*(read[name] for name in IDENTITY), strict=True):
-        if key not in named:
-            present = zip(IDENTITY, key, strict=True)
-            named[key] = contract.family_of({n: str(v) for n, v in present if v is not None})
-        families.append(named[key])
-    return families
-
-
-def _stripped(fields: Sequence[str]) -> Sequence[str]:
-    joined = "".join(fields)
-    return list(map(str.strip, fields)) if " " in joined or "\t" in joined else fields
-
-
-def _all_plain(fields: Sequence[str], kind: type) -> Sequence[int | float] | None:
-    """All numbers of a column at once; None where any field is odd."""
-    joined = "".join(fields)
-    if not joined.isascii() or "_" in joined:
+def _no_count(value: int | None) -> str | None:
+    if value is not None and value >= 1:
         return None
-    try:
-        numbers: list[int | float] = list(map(kind, fields))
-    except ValueError:
+    return _EMPTY if value is None else f"{value} is not positive"
+
+
+def _no_spans(spans: int | None, mode: str) -> str | None:
+    return _no_count(spans) if mode == "varlen" else None
+
+
+def _negative(value: float | None) -> str | None:
+    return f"{value:g} is below zero" if value is not None and value < 0 else None
+
+
+def _no_version(version: int | None) -> str | None:
+    if version is None or 1 <= version <= contract.CONTRACT_VERSION:
         return None
-    plain = -_LARGE < min(numbers) <= max(numbers) < _LARGE  # never true of NaN
-    return numbers if plain and math.isfinite(sum(numbers)) else None
+    return f"version {version}; this is {contract.CONTRACT_VERSION}"
+
+
+def _no_word(choices: Sequence[str], word: str | None) -> str | None:
+    if word is None or word in choices:
+        return None
+    return f"{word[:40]!r} is none of {', '.join(choices)}"
+
+
+_RULES: tuple[tuple[Callable[..., str | None], tuple[str, ...]], ...] = (
+    (_no_mode, ("mode",)),
+    *((partial(_no_word, choices), (name,)) for name, choices in CHOICES.items()),
+    *((_no_count, (name,)) for name in _COUNTS),
+    *((_negative, (name,)) for name in _NEVER_NEGATIVE),
+    (_no_spans, ("nspans", "mode")),
+    (_no_version, ("contract",)),
+)
+"""What is wrong with a value of the first column, as the others are."""

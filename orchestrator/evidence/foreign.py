@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 from kernels.bench import contract
-from orchestrator.evidence.bench import CHOICES, families_of
+from orchestrator.evidence.bench import CHOICES
+from orchestrator.evidence.columns import families_of
 from orchestrator.evidence.errors import EvidenceError
 from orchestrator.evidence.text import NOT_FINITE, NUMBER, delimiter_of, refuse_wide, text_of
 
@@ -342,7 +343,7 @@ class _Reader:
                 columns[name] = self._counts(name, told[name])
             else:
                 columns[name] = self._numbers(name, told[name])
-        files, families = [self._name] * self._size, families_of(columns)
+        files, families = [self._name] * self._size, families_of(columns, {})
         return map(
             ForeignRow._make,
             zip(files, self._lines, families, self._failed, *columns.values(), strict=True),

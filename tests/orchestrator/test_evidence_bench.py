@@ -7,7 +7,7 @@ from evidence_samples import csv_of, row, write_csv
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernels.bench.contract import CPU_INTERPRETER
+from kernels.bench.contract import CPU_INTERPRETER, ContractError, Table, read_table
 from orchestrator.evidence import EvidenceError
 from orchestrator.evidence import bench as module
 from orchestrator.evidence.bench import BenchTable, parse_bench
@@ -166,6 +166,27 @@ def test_any_damage_is_read_or_refused(start, length, patch):
 @given(st.lists(st.tuples(*(st.text("0123456789.-+eEnaif,\"'_ ", max_size=6),) * 11), max_size=4))
 def test_any_fields_are_read_or_refused(rows):
     _read_or_refuse(FOREIGN + "\n".join(",".join(fields) for fields in rows).encode())
+
+
+@given(st.text('01,\n\r\0 #end"\u2028', max_size=60))
+def test_what_is_not_quoted_is_split_as_the_csv_module_does(text):
+    header = "a,b\n"
+    quoted = header.replace("a", '"a"')  # which only the csv module reads
+    assert _table_or_error(header + text) == _table_or_error(quoted + text)
+
+
+def test_a_long_field_is_refused_quoted_or_not():
+    for field in ("x" * 200_000, f'"{"x" * 200_000}"'):
+        with pytest.raises(ContractError, match=r"^CSV, line 3: not a CSV: field larger than"):
+            read_table(f"a,b\n1,2\n1,{field}\n")
+    assert read_table(f"a,b\n1,2\n{'x' * 100_000},{'x' * 100_000}\n").lines == (2, 3)
+
+
+def _table_or_error(text: str) -> Table | str:
+    try:
+        return read_table(text)
+    except ContractError as error:
+        return str(error)
 
 
 def _read_or_refuse(data: bytes) -> None:
