@@ -1,7 +1,8 @@
 """The one place that chooses a path for selection attention, and the only one that falls back.
 
-Production default is the packed SDPA reference. Triton runs when it is opted in, long enough,
-allowed on the device and able to serve the call. Which path ran, and why, is always on record:
+Triton runs when it is opted in, long enough, allowed on the device and able to serve the call. The
+production default, and the fallback, is flex_attention on a CUDA device where it can serve the
+call, and packed SDPA everywhere else. Which path ran, and why, is always on record:
 `last_dispatch()`.
 """
 
@@ -22,10 +23,12 @@ from torch.autograd.function import once_differentiable
 from . import diagnostics
 from .errors import Unsupported
 from .flags import Flags
+from .flex import selection_attention_flex
 from .packing import check_inputs, slot_capacity, wants_grad
 from .reference import grouped_selection_attention_packed
 
 PACKED = "packed_sdpa"
+FLEX = "flex_attention"
 
 _FORCED_NAMES = {"auto": "ranges", "dense": "dense", "varlen": "varlen"}
 
@@ -38,11 +41,11 @@ class DispatchRecord:
     """What one call of `selection_attention` did."""
 
     path: str
-    """`packed_sdpa`, or `triton.<ranges|dense|varlen>.<group|head>`."""
+    """`flex_attention`, `packed_sdpa`, or `triton.<ranges|dense|varlen>.<group|head>`."""
     kernels: tuple[str, ...]
-    """Triton kernels that really started, in order; empty for `packed_sdpa`."""
+    """Our Triton kernels that really started, in order; empty for a fallback."""
     reason: str
-    """Why this path, in one sentence."""
+    """Why this path: of `packed_sdpa`, why not Triton, then why not flex_attention."""
     capacity: int
     """The bound on the selected length that the threshold was compared with."""
 
@@ -72,12 +75,13 @@ def selection_attention(
     Args:
         Q: `[B, S, G, h, Dk]`.
         K: `[B, G, S_kv, Dk]`.
-        V: `[B, G, S_kv, Dv]`.
+        V: `[B, G, S_kv, Dv]`. On flex_attention a NaN or an infinity reaches the rows that select
+            a key of the same block of 128, on the other paths only those that select it.
         ranges: `[B, S, G, n, 2]`, clamped to `[0, S_kv]`; `end <= start` is empty.
         max_len: an upper bound on the keys a row selects, e.g. blocks x block size. The threshold
             is compared with it, and packed paths pad to it. None takes `S_kv`: reading the true
             length from `ranges` would stall the device on every call. A row that selects more
-            than `max_len` gets NaN on the paths that pad.
+            than `max_len` gets NaN on the paths that pad, and on flex_attention.
         flags: None reads the environment.
 
     Returns:
@@ -144,8 +148,25 @@ def _choose_and_run(
             path = f"triton.{_FORCED_NAMES[flags.force_path]}.{form}"
             why = f"selected length up to {capacity} >= threshold {flags.min_l}"
             return out, DispatchRecord(path, tuple(kernels), why, capacity)
+    why_packed = _why_not_flex(Q.device, flags)
+    if why_packed is None:
+        try:
+            out = selection_attention_flex(Q, K, V, ranges, max_len=max_len)
+        except Unsupported as error:
+            why_packed = f"{type(error).__name__}: {error}"
+        else:
+            return out, DispatchRecord(FLEX, (), reason, capacity)
     out = grouped_selection_attention_packed(Q, K, V, ranges, max_len=max_len)
-    return out, DispatchRecord(PACKED, (), reason, capacity)
+    return out, DispatchRecord(PACKED, (), f"{reason}; not {FLEX}: {why_packed}", capacity)
+
+
+def _why_not_flex(device: torch.device, flags: Flags) -> str | None:
+    """The reason not even to ask it."""
+    if flags.fallback == "packed":
+        return "NSA_SEL_FALLBACK is packed"
+    if flags.fallback == "auto" and device.type != "cuda":
+        return f"{device.type} tensors (NSA_SEL_FALLBACK=flex overrides)"
+    return None
 
 
 def _why_not_triton(

@@ -19,6 +19,7 @@ _MIN_L = re.compile(
 )
 
 FORCE_PATHS = ("auto", "dense", "varlen")
+FALLBACKS = ("auto", "flex", "packed")
 WARPS = (1, 2, 4, 8)
 STAGES = (1, 2, 3, 4, 5)
 SPLITS = (1, 2, 4, 8, 16, 32, 64)
@@ -49,6 +50,9 @@ class Flags:
     """`NSA_SEL_TRITON_FORCE_PATH`: `auto` reads ranges in place, the others pack first."""
     force_device: bool = False
     """`NSA_TRITON_SEL_FORCE`: run on a device where policy has Triton off."""
+    fallback: str = "auto"
+    """`NSA_SEL_FALLBACK`: what runs where Triton does not: `auto` is flex_attention on CUDA and the
+    packed path elsewhere, `flex` is flex_attention on a CPU too, `packed` is never it."""
     allow_grad: bool = False
     """`NSA_SEL_TRITON_ALLOW_GRAD`: serve inputs that require grad; backward recomputes."""
     require_align: bool = False
@@ -85,6 +89,7 @@ class Flags:
             splits=_optional(env, "NSA_SEL_TRITON_SPLITS", SPLITS),
             force_path=_choice(env, "NSA_SEL_TRITON_FORCE_PATH", FORCE_PATHS, cls.force_path),
             force_device=_boolean(env, "NSA_TRITON_SEL_FORCE", cls.force_device),
+            fallback=_choice(env, "NSA_SEL_FALLBACK", FALLBACKS, cls.fallback),
             allow_grad=_boolean(env, "NSA_SEL_TRITON_ALLOW_GRAD", cls.allow_grad),
             require_align=_boolean(env, "NSA_SEL_TRITON_REQUIRE_ALIGN", cls.require_align),
             debug_timing=_boolean(env, "NSA_DEBUG_TIMING", cls.debug_timing),

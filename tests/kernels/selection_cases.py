@@ -39,6 +39,7 @@ def triton_flags(**changes):
     What does not choose the path comes from the environment: double buffering and diagnostics.
     """
     chosen = {"group": True, "force_path": "auto", "allow_grad": False, "require_align": False}
+    chosen["fallback"] = "packed"  # what does not run on Triton must not wait for torch's compiler
     always = {"use_triton": True, "min_l": 0, "force_device": True}
     return replace(Flags.from_env(), **(always | chosen | changes))
 

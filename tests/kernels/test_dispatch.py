@@ -17,7 +17,7 @@ from kernels.selection import dispatch, launch, op
 from kernels.selection.diagnostics import bucket_of
 from kernels.selection.dispatch import last_dispatch, selection_attention
 from kernels.selection.errors import FlagError, InvalidInput, KernelBuildError
-from kernels.selection.flags import Flags, configured_min_l
+from kernels.selection.flags import FALLBACKS, Flags, configured_min_l
 from kernels.selection.reference import (
     grouped_selection_attention_packed,
     selection_attention_oracle,
@@ -34,7 +34,16 @@ SWITCHES = {
     "NSA_DEBUG_COMPARE": "debug_compare",
     "NSA_DEBUG_SHAPES": "debug_shapes",
 }
-ENV = {"NSA_USE_TRITON_SEL": "1", "NSA_SEL_TRITON_MIN_L": "8", "NSA_TRITON_SEL_FORCE": "1"}
+ENV = {
+    "NSA_USE_TRITON_SEL": "1",
+    "NSA_SEL_TRITON_MIN_L": "8",
+    "NSA_TRITON_SEL_FORCE": "1",
+    "NSA_SEL_FALLBACK": "packed",
+}
+OTHERS = (
+    *(f"NSA_SEL_TRITON_{what}" for what in ("MIN_L", "FORCE_PATH", "WARPS", "STAGES", "SPLITS")),
+    "NSA_SEL_FALLBACK",
+)
 
 
 @pytest.fixture
@@ -47,8 +56,7 @@ def environ(monkeypatch):
     """Set exactly these NSA_* variables; all others are unset."""
 
     def set_only(**variables):
-        others = ("MIN_L", "FORCE_PATH", "WARPS", "STAGES", "SPLITS")
-        for name in (*SWITCHES, *(f"NSA_SEL_TRITON_{other}" for other in others)):
+        for name in (*SWITCHES, *OTHERS):
             monkeypatch.delenv(name, raising=False)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
@@ -92,6 +100,11 @@ class TestFlags:
         with pytest.raises(FlagError, match="one of auto, dense, varlen"):
             Flags.from_env({"NSA_SEL_TRITON_FORCE_PATH": "fast"})
 
+    def test_fallback(self):
+        assert Flags.from_env({"NSA_SEL_FALLBACK": "flex"}).fallback == "flex"
+        with pytest.raises(FlagError, match="NSA_SEL_FALLBACK='': expected one of auto, flex"):
+            Flags.from_env({"NSA_SEL_FALLBACK": ""})
+
     def test_the_threshold_is_the_one_that_was_landed(self, tmp_path):
         config = tmp_path / "base.yaml"
         text = (dispatch_folder().parent / "configs" / "base.yaml").read_text()
@@ -120,8 +133,7 @@ class TestFlags:
 
     def test_every_flag_is_documented(self):
         text = (dispatch_folder() / "README.md").read_text()
-        others = ("MIN_L", "FORCE_PATH", "WARPS", "STAGES", "SPLITS")
-        for name in (*SWITCHES, *(f"NSA_SEL_TRITON_{other}" for other in others)):
+        for name in (*SWITCHES, *OTHERS):
             assert f"| `{name}` |" in text
         assert "NSA_DIAGNOSTICS" in text
 
@@ -233,12 +245,12 @@ class TestWhichPathRuns:
             selection_attention(*case, flags=triton_flags())
 
     def test_contradictory_input_raises_on_every_path(self, case):
-        for flags in (Flags(), triton_flags()):
+        for flags in (*(Flags(fallback=name) for name in FALLBACKS), triton_flags()):
             with pytest.raises(InvalidInput):
                 selection_attention(case.Q, case.K[:, :, :3], case.V, case.ranges, flags=flags)
 
     def test_record_belongs_to_the_thread(self, case):
-        selection_attention(*case, flags=Flags())
+        selection_attention(*case, flags=Flags(fallback="packed"))
         seen = []
         thread = threading.Thread(target=lambda: seen.append(last_dispatch()))
         thread.start()
@@ -341,7 +353,7 @@ class TestDiagnostics:
         assert first["max_err"] >= first["mae"]
         assert first["shapes"]["K"] == [1, 1, 16, 16]
         assert second["path"] == "packed_sdpa"
-        assert second["reason"] == "NSA_USE_TRITON_SEL is off"
+        assert second["reason"].startswith("NSA_USE_TRITON_SEL is off; not flex_attention: ")
         assert second["mae"] == 0
 
     @pytest.mark.parametrize(
@@ -349,13 +361,15 @@ class TestDiagnostics:
         [("debug_timing", "ms"), ("debug_compare", "mae"), ("debug_shapes", "shapes")],
     )
     def test_each_flag_adds_its_own_part(self, case, tmp_path, flag, key):
-        flags = replace(Flags(), diagnostics=tmp_path / "lines.jsonl", **{flag: True})
+        flags = replace(
+            Flags(fallback="packed"), diagnostics=tmp_path / "lines.jsonl", **{flag: True}
+        )
         selection_attention(*case, flags=flags)
         record = json.loads(flags.diagnostics.read_text())
         assert {"ms", "mae", "shapes"} & set(record) == {key}
 
     def test_nothing_is_written_without_a_flag(self, case, tmp_path, monkeypatch, environ):
-        environ()
+        environ(NSA_SEL_FALLBACK="packed")
         monkeypatch.chdir(tmp_path)
         selection_attention(*case)
         assert list(tmp_path.iterdir()) == []
@@ -365,7 +379,7 @@ class TestDiagnostics:
 
 
 def test_packed_reference_is_what_runs_with_triton_off(case):
-    out = selection_attention(*case, flags=Flags())
+    out = selection_attention(*case, flags=Flags(fallback="packed"))
     assert torch.equal(out, grouped_selection_attention_packed(*case))
 
 

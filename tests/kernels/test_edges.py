@@ -163,7 +163,7 @@ def test_nothing_to_select_from(n, S_kv, force_path):
     # a call that starts no kernel must not be on record as one that Triton served
     assert kernels == []
     assert last_dispatch().path == "packed_sdpa"
-    assert last_dispatch().reason == "there is nothing to compute"
+    assert last_dispatch().reason.startswith("there is nothing to compute")
 
 
 def test_large_scores_do_not_overflow():

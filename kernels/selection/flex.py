@@ -1,0 +1,372 @@
+"""Selection attention by torch's flex_attention: the strongest that torch has without our kernels.
+
+Nothing is gathered. Every row `(b, s, g)` reads, of the cache where it lies, the blocks of `BLOCK`
+keys that its ranges touch, and masks what it did not select there. torch compiles that to one
+kernel, and the lists of touched blocks to a few small ones, made from the ranges alone:
+`create_block_mask` would evaluate the mask for every row, head and key.
+
+**What is compiled, and how often.** To compile takes seconds, so it must not come with every call.
+All shapes are compiled in (for any shape flex_attention was four times slower on an H200: torch
+then takes a kernel with tiles of 128 queries, of which a row has `h`), but for the one that changes
+with every token of a decode, the length of the cache:
+
+- The first length of a shape is compiled in. At the second, the shape is compiled once more, for
+  every length.
+- The number of queries is padded to a power of two, by rows that select nothing.
+- A process compiles `MAX_SHAPES` shapes. What comes after them, or failed to build, or would have
+  to be built while a CUDA graph is captured, is refused, and dispatch takes the packed path.
+
+**What is not in the ranges.** Keys that are not selected may hold anything. *Values* must be finite
+in every block that a row touches: a masked value has the weight 0, and 0 * NaN is NaN. So it is
+with every masked attention of torch; the packed path and the Triton kernels read no such value.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import (
+    KernelBuildError,
+    Misaligned,
+    Unsupported,
+    UnsupportedDevice,
+    UnsupportedDtype,
+    UnsupportedGrad,
+    UnsupportedShape,
+)
+from .packing import check_inputs, slot_capacity, wants_grad
+
+BLOCK = 128
+"""Keys that are read or skipped together."""
+MAX_SHAPES = 64
+"""That a process compiles, those that fail to build among them."""
+MAX_ROWS = 32768
+"""Rows of one call: CUDA has them on a grid axis that ends at 65535."""
+MAX_RANGES = 64
+"""Of a row: the mask compares each key of a touched block with each of them."""
+MAX_HEADS = 127
+"""Of a row, as its queries: from 128 on flex_attention takes another kernel."""
+HEAD_DIMS = range(16, 257)
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+ALIGNMENT = 16
+"""Bytes. What begins elsewhere compiled code copies as a whole, a cache too."""
+
+_ROW_TILE = 128
+"""Queries of a row are one tile of the block lists, however few."""
+
+_Shape = tuple[object, ...]
+
+_first: dict[_Shape, int] = {}
+"""The length that is compiled in, by shape."""
+_built: set[tuple[_Shape, bool]] = set()
+"""Shapes that are ready: for their first length, or (True) for any."""
+_failed: dict[tuple[object, ...], str] = {}
+"""Why a kind of kernel cannot be built; one attempt stands for all shapes that would share it."""
+
+
+def selection_attention_flex(
+    Q: Tensor, K: Tensor, V: Tensor, ranges: Tensor, *, max_len: int | None = None
+) -> Tensor:
+    """Selection attention by `flex_attention`, compiled; forward only.
+
+    Never waits for the device. A CUDA graph can hold a call whose shape was called before.
+
+    Args:
+        Q: `[B, S, G, h, Dk]`.
+        K: `[B, G, S_kv, Dk]`.
+        V: `[B, G, S_kv, Dv]`, finite in the blocks that are touched.
+        ranges: `[B, S, G, n, 2]`, clamped to `[0, S_kv]`; `end <= start` is empty.
+        max_len: a row that selects more keys gets NaN, as on the packed path.
+
+    Returns:
+        `[B, S, G, h, Dv]`, dtype of Q; zeros for a row that selects nothing.
+
+    Raises:
+        InvalidInput: the tensors contradict each other, or `max_len < 1`.
+        Unsupported: it cannot serve this call; the message says why.
+    """
+    check_inputs(Q, K, V, ranges)
+    slot_capacity(K.shape[2], max_len)
+    _refuse(Q, K, V, ranges)
+    B, S, G = Q.shape[:3]
+    # what autocast and autograd change is compiled anew
+    with torch.no_grad(), torch.autocast(Q.device.type, enabled=False):
+        if S == 1:
+            Q, ranges = Q[:, 0], ranges[:, 0]
+            step = MAX_ROWS // G
+            parts = [
+                _attend(Q[at], K[at], V[at], ranges[at], max_len)
+                for at in (slice(first, first + step) for first in range(0, B, step))
+            ]
+            return _joined(parts)[:, None].contiguous()
+        K, V = _as_one(K), _as_one(V)
+        Q, ranges = Q.transpose(0, 1).flatten(1, 2), ranges.transpose(0, 1).flatten(1, 2)
+        step = 1 << (MAX_ROWS // (B * G)).bit_length() - 1
+        parts = []
+        for first in range(0, S, step):
+            rows = min(S - first, step)
+            short = _power_of_two(rows) - rows
+            q, spans = (X[first : first + rows] for X in (Q, ranges))
+            if short:  # of zeros: an empty range each
+                q = F.pad(q, (0, 0) * 3 + (0, short))
+                spans = F.pad(spans, (0, 0) * 3 + (0, short))
+            parts.append(_attend(q, K, V, spans, max_len)[:rows])
+        return _joined(parts).unflatten(1, (B, G)).transpose(0, 1).contiguous()
+
+
+def _refuse(Q: Tensor, K: Tensor, V: Tensor, ranges: Tensor) -> None:
+    """Raise `Unsupported` for what would not build, or would build but not be worth it."""
+    B, S, G, h, Dk = Q.shape
+    S_kv, Dv = V.shape[2:]
+    n = ranges.shape[3]
+    if torch.compiler.is_compiling():
+        raise Unsupported("it cannot be built while a model around it is traced")
+    if wants_grad(Q, K, V):
+        raise UnsupportedGrad("inputs require grad, and it has no backward here")
+    if Q.device.type not in ("cuda", "cpu"):
+        raise UnsupportedDevice(f"it is not built for {Q.device.type} tensors")
+    if Q.is_cuda and importlib.util.find_spec("triton") is None:
+        raise UnsupportedDevice("torch needs Triton to build it, which is not installed")
+    if importlib.util.find_spec("torch.nn.attention.flex_attention") is None:
+        raise UnsupportedDevice(f"torch {torch.__version__} does not have it")
+    if Q.dtype not in DTYPES:
+        raise UnsupportedDtype(f"it computes fp16, bf16 and fp32, got {Q.dtype}")
+    if 0 in (B, S, G, h, n) or S_kv < 2:
+        raise UnsupportedShape("there is next to nothing to compute")
+    if Dk not in HEAD_DIMS or Dv not in HEAD_DIMS:
+        raise UnsupportedShape(f"head dimensions must be 16 to 256, got {Dk} and {Dv}")
+    if h > MAX_HEADS:
+        raise UnsupportedShape(f"a row may have {MAX_HEADS} heads, got {h}")
+    if n > MAX_RANGES:
+        raise UnsupportedShape(f"a row may have {MAX_RANGES} ranges, got {n}")
+    if (G if S == 1 else B * G) > MAX_ROWS:
+        raise UnsupportedShape(f"a query may have {MAX_ROWS} rows, got {B} x {G}")
+    for name, X in (("Q", Q), ("K", K), ("V", V)):
+        if X.data_ptr() % ALIGNMENT:
+            raise Misaligned(f"{name} does not begin on {ALIGNMENT} bytes")
+
+
+def _as_one(X: Tensor) -> Tensor:
+    """`[B, G, S_kv, D]` as `[1, B * G, S_kv, D]`, which all queries share, in place."""
+    try:
+        return X.view(1, X.shape[0] * X.shape[1], *X.shape[2:])
+    except RuntimeError:
+        raise UnsupportedShape(
+            f"several queries and a batch, whose caches (strides {list(X.stride())}) "
+            "cannot be seen as one without a copy"
+        ) from None
+
+
+def _power_of_two(number: int) -> int:
+    """The smallest that is at least `number`."""
+    return 1 << (number - 1).bit_length()
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _attend(Q: Tensor, K: Tensor, V: Tensor, ranges: Tensor, max_len: int | None) -> Tensor:
+    """`Q[Z, H, h, Dk]`, `K[Z or 1, H, S_kv, Dk]`, `ranges[Z, H, n, 2]` to `[Z, H, h, Dv]`.
+
+    Compiles where it must: see the text of this module.
+    """
+    shape: _Shape = (
+        *(_layout(X) for X in (Q, K, V, ranges)),
+        (Q.shape[2], ranges.shape[2]),
+        max_len,
+        torch.is_inference_mode_enabled(),
+    )
+    first = _first.get(shape, K.shape[2])
+    any_length = K.shape[2] != first
+    kind = (Q.device, Q.dtype, Q.shape[2:], V.shape[3], any_length)
+    if kind in _failed:
+        raise KernelBuildError(_failed[kind])
+    building = (shape, any_length) not in _built
+    if building:
+        if _capturing(Q.device):
+            raise Unsupported(
+                "this shape has not been built, and cannot be while a CUDA graph is captured: "
+                "call it once before"
+            )
+        if len(_built) + len(_failed) >= MAX_SHAPES:
+            raise Unsupported(f"{MAX_SHAPES} shapes have been built, and a process builds no more")
+    try:
+        out = _run(Q, K, V, ranges, max_len, any_length)
+    except Exception as error:
+        if not _while_building(error):
+            raise
+        _failed[kind] = f"it did not build: {_one_line(error)}"
+        raise KernelBuildError(_failed[kind]) from error
+    if building:
+        _first[shape] = first
+        _built.add((shape, any_length))
+    return out
+
+
+def _capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def _layout(X: Tensor) -> _Shape:
+    """What of a tensor is compiled in, but for its third dimension, the length of a cache."""
+    whole = tuple(math.prod(X.shape[at + 1 :]) for at in range(X.dim()))
+    strides = "contiguous" if X.stride() == whole else X.stride()
+    return X.device, X.dtype, X.shape[:2], X.shape[3:], strides
+
+
+def _run(
+    Q: Tensor, K: Tensor, V: Tensor, ranges: Tensor, max_len: int | None, any_length: bool
+) -> Tensor:
+    lists, attend = _functions()
+    dynamo = importlib.import_module("torch._dynamo")
+    limit = "recompile_limit"
+    if not hasattr(dynamo.config, limit):
+        limit = "cache_size_limit"  # its name before torch 2.6
+    K, V = K.detach(), V.detach()  # the marks belong to this call
+    with dynamo.config.patch({limit: 4 * MAX_SHAPES}):
+        if any_length:
+            dynamo.maybe_mark_dynamic(K, 2)
+            dynamo.maybe_mark_dynamic(V, 2)
+        bounds, counts, blocks, too_long = lists(ranges, K, max_len)
+        if any_length:
+            dynamo.maybe_mark_dynamic(blocks, 3)
+        if Q.is_cuda or too_long is None:
+            out: Tensor = attend(Q, K, V, bounds, counts, blocks, too_long)
+            return out
+        # of its C++ kernel torch does not let anything follow in the same graph
+        out = attend(Q, K, V, bounds, counts, blocks, None)
+    return torch.where(too_long[..., None, None], math.nan, out)
+
+
+def _while_building(error: Exception) -> bool:
+    """Whether torch's compiler or Triton's raised it; a device in trouble must not be hidden."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return False
+    modules = {kind.__module__ for kind in type(error).__mro__}
+    makers = ("torch._dynamo", "torch._inductor", "triton")
+    return "No valid triton configs" in str(error) or any(m.startswith(makers) for m in modules)
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+@functools.cache
+def _functions() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """`block_lists`, and what attends by them, compiled; to import either loads torch's compiler.
+
+    They are two, because flex_attention wants what its mask reads to lie in memory.
+    """
+    attend = masked_attention()
+    try:
+        return (
+            torch.compile(block_lists, dynamic=False, fullgraph=True),
+            torch.compile(attend, dynamic=False, fullgraph=True),
+        )
+    except RuntimeError as error:  # a Python that torch's compiler does not know
+        raise UnsupportedDevice(f"it cannot be built: {_one_line(error)}") from error
+
+
+def masked_attention() -> Callable[..., Tensor]:
+    """The function that attends by block lists, not yet compiled.
+
+    Raises:
+        UnsupportedDevice: flex_attention of this torch takes no such lists.
+    """
+    flex = importlib.import_module("torch.nn.attention.flex_attention")
+    known = inspect.signature(flex.BlockMask.from_kv_blocks).parameters
+    if "seq_lengths" not in known:
+        raise UnsupportedDevice(f"torch {torch.__version__} takes no block lists of any length")
+    # the transposed lists are for a backward
+    forward_only = {"compute_q_blocks": False} if "compute_q_blocks" in known else {}
+
+    def attend(
+        Q: Tensor,
+        K: Tensor,
+        V: Tensor,
+        bounds: Tensor,
+        counts: Tensor,
+        blocks: Tensor,
+        too_long: Tensor | None,
+    ) -> Tensor:
+        def selected(row: Tensor, group: Tensor, head: Tensor, key: Tensor) -> Tensor:  # noqa: ARG001
+            found = (key >= bounds[row, group, 0, 0]) & (key < bounds[row, group, 0, 1])
+            for i in range(1, bounds.shape[2]):
+                start, end = bounds[row, group, i, 0], bounds[row, group, i, 1]
+                found = found | ((key >= start) & (key < end))
+            return found
+
+        mask = flex.BlockMask.from_kv_blocks(
+            counts,
+            blocks,
+            BLOCK_SIZE=(_ROW_TILE, BLOCK),
+            mask_mod=selected,
+            seq_lengths=(Q.shape[2], K.shape[2]),
+            **forward_only,
+        )
+        out: Tensor = flex.flex_attention(Q, K, V, block_mask=mask)
+        if too_long is None:
+            return out
+        return torch.where(too_long[..., None, None], math.nan, out)
+
+    return attend
+
+
+def block_lists(
+    ranges: Tensor, K: Tensor, max_len: int | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Which blocks of keys each row touches.
+
+    Args:
+        ranges: `[Z, H, n, 2]`.
+        K: `[..., S_kv, Dk]`, for its length.
+        max_len: keys that a row may select; None asks for no such check.
+
+    Returns:
+        The ranges clamped, `[Z, H, n, 2]` int32; the number of blocks, `[Z, H, 1]` int32; the
+        blocks, `[Z, H, 1, S_kv // BLOCK + 2]` int32, ascending, 0 beyond their number; which rows
+        are too long, `[Z, H]`, or None.
+    """
+    S_kv = K.shape[2]
+    bounds = ranges.long().clamp(0, S_kv).int()
+    start, end = bounds.unbind(-1)
+    end = torch.maximum(start, end)
+    first = start // BLOCK
+    last = torch.where(end > start, (end + BLOCK - 1) // BLOCK, first)
+    begin, size, before = _disjoint(first, last)
+    # at least two: a dimension of 1 would be compiled in
+    slots = torch.arange(S_kv // BLOCK + 2, device=K.device, dtype=torch.int32)[:, None]
+    offset = slots - before[..., None, :]  # [Z, H, slots, n]
+    within = (offset >= 0) & (offset < size[..., None, :])
+    blocks = torch.where(within, begin[..., None, :] + offset, 0).sum(-1, dtype=torch.int32)
+    counts = size.sum(-1, dtype=torch.int32)
+    too_long = None
+    if max_len is not None:
+        too_long = _disjoint(start, end)[1].sum(-1) > max_len
+    return bounds, counts[..., None], blocks[..., None, :], too_long
+
+
+def _disjoint(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`normalise_ranges` of `[..., n]`, unsorted: where each begins, its size, and those before it.
+
+    Each is compared with each, so that torch's compiler can fuse all; it could not fuse a sort.
+    """
+    at = torch.arange(start.shape[-1], device=start.device)
+    mine, others = start[..., :, None], start[..., None, :]
+    earlier = (others < mine) | ((others == mine) & (at < at[:, None]))  # [..., n, n]
+    covered_to = torch.where(earlier, end[..., None, :], 0).amax(-1)
+    begin = torch.maximum(start, covered_to)
+    size = (end - begin).clamp(min=0)
+    before = torch.where(earlier, size[..., None, :], 0).sum(-1, dtype=torch.int32)
+    return begin, size, before
