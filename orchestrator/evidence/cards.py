@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 MIB = 2**20
 
@@ -238,6 +238,7 @@ CARDS: tuple[Card, ...] = (
 FASTEST = max(CARDS, key=lambda card: card.dram_tb_per_s)
 
 
+@lru_cache
 def find_card(device: str) -> Card | None:
     """The card that a device name means; None for one that is not in the table.
 
@@ -255,6 +256,7 @@ def same_card(one: str, other: str) -> bool:
     return _bare(one) == _bare(other) or (known is not None and known == find_card(other))
 
 
+@lru_cache
 def is_slice(device: str) -> bool:
     """Whether a device is a part of a card (MIG): the table has the peaks of the whole."""
     return " mig " in _plain(device)

@@ -10,59 +10,25 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 from kernels.bench import contract
-from orchestrator.evidence.bench import CHOICES
-from orchestrator.evidence.columns import families_of
+from orchestrator.evidence.bench import CHOICES, BenchRow
+from orchestrator.evidence.columns import DECIMAL_COMMA, families_of
 from orchestrator.evidence.errors import EvidenceError
-from orchestrator.evidence.text import NOT_FINITE, NUMBER, delimiter_of, refuse_wide, text_of
+from orchestrator.evidence.headers import MICRO, TIMES, Header, read_header
+from orchestrator.evidence.rows import Rows
+from orchestrator.evidence.text import NOT_FINITE, NUMBER, delimiter_of, text_of
 
 MAX_BYTES = 64 * 2**20
 _LARGEST = 1e9
 """No shape has more rows, heads or keys."""
 
-_KNOWN = (*contract.VARLEN_COLUMNS, *contract.EXTRA_COLUMNS)
-# By the contract's name: how others call it, in lower case, signs as underscores.
-_ALIASES: dict[str, tuple[str, ...]] = {
-    "mode": ("kind", "path", "variant"),
-    "N": ("rows", "n_rows", "num_rows"),
-    "H": ("heads", "n_heads", "num_heads"),
-    "D": ("dk", "head_dim", "d_k", "dim"),
-    "Dv": ("d_v", "dim_v", "v_dim"),
-    "L": ("len", "length", "seq_len", "seqlen", "l_sel", "selected"),
-    "nspans": ("n_spans", "spans", "num_spans"),
-    "streams": ("n_streams", "num_streams"),
-    "tri_ms": ("triton_ms", "tri", "triton", "triton_time_ms", "tri_time_ms", "kernel_ms",
-               "time_triton_ms"),
-    "ref_ms": ("sdpa_ms", "ref", "sdpa", "reference_ms", "packed_ms", "packed_sdpa_ms", "torch_ms",
-               "baseline_ms", "sdpa_time_ms", "ref_time_ms", "time_ref_ms"),
-    "speedup": ("speed_up", "speedup_x", "ratio"),
-    "mae": ("mean_abs_err", "mean_abs_error", "mean_absolute_error", "max_mae"),
-    "max_err": ("max_abs_err", "max_abs_error", "max_error"),
-    "device": ("gpu", "gpu_name", "device_name", "card"),
-    "dtype": ("precision", "type"),
-    "dist": ("distribution",),
-    "status": ("state", "result", "outcome"),
-}  # fmt: skip
-_CONTRACT = {name.lower(): name for name in _KNOWN}
-_NAMES = {
-    **_CONTRACT,
-    **{alias: name for name, aliases in _ALIASES.items() for alias in aliases},
-}
-_TIMES = ("tri_ms", "ref_ms")
-_A_TIME = re.compile(r"_(ms|us|usec)$")
-_VERSION = re.compile(r"[0-9]+\.[0-9]+(\.[0-9]+)+\S*", re.ASCII)
-"""What a column called `triton` holds beside the times."""
-_MEASURED = (*_TIMES, "speedup", "mae")
+_MEASURED = (*TIMES, "speedup", "mae")
 _FINE = ("", "ok", "pass", "passed", "success", "done", "0")
-_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+", re.ASCII)
 _WITH_UNIT = re.compile(r"(.*?)\s*(ms|us|x)")
-_MICRO = str.maketrans("\u00b5\u03bc", "uu")
-"""Both signs that are written for a millionth."""
 _UNSAID = ("", "-", "?", "n/a", "na", "none", "null")
 _DTYPES = {
     "float16": "fp16", "half": "fp16", "torch.float16": "fp16", "f16": "fp16",
@@ -158,6 +124,9 @@ class ForeignRow(NamedTuple):
         return contract.Cell(self.family, self.L, bound, self.mae, self.device or "")
 
 
+Row = BenchRow | ForeignRow
+"""A row of a bench CSV, this project's or another's: what gates of both kinds judge."""
+
 _TYPES: Mapping[str, Any] = get_type_hints(ForeignRow)
 _READ = ForeignRow._fields[5:]
 
@@ -167,7 +136,7 @@ class ForeignTable:
     """A CSV's rows, and how its header was understood."""
 
     file: str
-    rows: tuple[ForeignRow, ...]
+    rows: Rows[ForeignRow]
     renamed: Mapping[str, str]
     """Columns that are called otherwise in the contract, with its names."""
     unknown: tuple[str, ...]
@@ -176,8 +145,8 @@ class ForeignTable:
 
     def lacks(self, names: Iterable[str]) -> tuple[str, ...]:
         """Those of `names` for which no row that ran has a value."""
-        ran = [row for row in self.rows if row.ok]
-        return tuple(n for n in names if all(getattr(row, n) is None for row in ran))
+        ran = self.rows.select(self.rows.column("ok"))
+        return tuple(name for name in names if ran.said(name) <= {None})
 
 
 def parse_foreign(data: bytes, name: str = "CSV") -> ForeignTable:
@@ -195,10 +164,7 @@ class _Reader:
         self._name = name
         self._spaced = not text.isascii() or any(space in text for space in " \t\v\f")
         self._csv = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(text))
-        self._header: list[str] = []
-        self._lower: list[str] = []
-        self._names: list[str] = []
-        self._micro: frozenset[str] = frozenset()
+        self._header: Header | None = None
         self._fields: list[list[str]] = []
         self._lines: list[int] = []
         self._failed: list[str | None] = []
@@ -208,26 +174,17 @@ class _Reader:
             end = self._read()
         except csv.Error as error:
             raise self._error(f"not a CSV: {error}") from None
-        if not self._names:
+        if self._header is None:
             raise EvidenceError("empty", file=self._name)
-        self._reread_versions()
         count = len(self._fields)
         if end is not None and end != str(count):
             raise EvidenceError(
                 f"the end mark counts {end[:20]} rows, the file holds {count}: it is truncated",
                 file=self._name,
             )
-        return ForeignTable(
-            self._name,
-            tuple(self._rows()) if count else (),
-            {
-                h: n
-                for h, n in zip(self._header, self._names, strict=True)
-                if n != h and n in _KNOWN
-            },
-            tuple(n for n in self._names if n not in _KNOWN),
-            end is not None,
-        )
+        header = self._header.with_versions(self._fields)
+        rows = self._rows(header) if count else Rows[ForeignRow]()
+        return ForeignTable(self._name, rows, header.renamed, header.unknown, end is not None)
 
     def _error(self, problem: str, column: str | None = None) -> EvidenceError:
         return EvidenceError(problem, file=self._name, line=self._csv.line_num, column=column)
@@ -235,6 +192,7 @@ class _Reader:
     def _read(self) -> str | None:
         """Take in all lines; what the end mark counts, None where there is none."""
         end: str | None = None
+        header: Header | None = None
         for raw in self._csv:
             fields = [field.strip() for field in raw] if self._spaced else raw
             if not any(fields):
@@ -244,85 +202,32 @@ class _Reader:
             if fields[0].startswith("#"):
                 if fields[0] == contract.END_MARK:
                     end = fields[1] if len(fields) > 1 else ""
-            elif not self._names:
-                self._read_header(fields)
-            elif fields[0].lower() == self._lower[0] and [*map(str.lower, fields)] == self._lower:
+            elif header is None:
+                header = self._header = read_header(fields, self._name, self._csv.line_num)
+            elif header.repeated_by(fields):
                 raise self._error("a second header; the file was appended to")
             else:
-                whole = len(fields) == len(self._names)
-                self._failed.append(None if whole else self._filled_up(fields))
+                whole = len(fields) == len(header.names)
+                self._failed.append(None if whole else self._filled_up(fields, len(header.names)))
                 self._fields.append(fields)
                 self._lines.append(self._csv.line_num)
         return end
 
-    def _filled_up(self, fields: list[str]) -> str:
+    def _filled_up(self, fields: list[str], width: int) -> str:
         """Fill up a row that ends in a word of failure, and return that word."""
-        missing = len(self._names) - len(fields)
+        missing = width - len(fields)
         word = next((field for field in fields if field.upper().startswith(_FAILURES)), None)
         if word is None or missing < 0:
             raise self._error(
-                f"{len(fields)} fields, the header names {len(self._names)}: truncated, or two "
-                "files in one"
+                f"{len(fields)} fields, the header names {width}: truncated, or two files in one"
             )
         fields += [""] * missing
         return word
 
-    def _read_header(self, fields: list[str]) -> None:
-        refuse_wide(fields, self._name, self._csv.line_num)
-        self._header = fields
-        self._lower = [field.lower() for field in fields]
-        names, plains = [], []
-        for field in fields:
-            lower = field.lower().translate(_MICRO)
-            plain = re.sub(r"[^a-z0-9]+", "_", lower).strip("_")
-            in_ms = re.sub(r"_(us|usec)$", "_ms", plain)
-            name = _NAMES.get(plain)
-            if name is None and in_ms != plain and _NAMES.get(in_ms) in _TIMES:
-                name = _NAMES[in_ms]
-            plains.append(plain)
-            names.append(name or field)
-        for name, times in Counter(names).items():
-            if times > 1:
-                self._choose(name, names, plains)
-        micro = {
-            name
-            for name, plain in zip(names, plains, strict=True)
-            if name in _TIMES and re.search(r"_(us|usec)$", plain)
-        }
-        if "L" not in names or not set(_TIMES) & set(names):
-            raise self._error(
-                "the header names no L and no time: expected "
-                f"{','.join(contract.DENSE_COLUMNS)}, or variants such as triton_ms and sdpa_ms"
-            )
-        self._names = names
-        self._micro = frozenset(micro)
-
-    def _choose(self, name: str, names: list[str], plains: Sequence[str]) -> None:
-        """Leave `name` to one of the columns that may mean it; others get their own names back."""
-        claims = [index for index, claimed in enumerate(names) if claimed == name]
-        exact = [index for index in claims if plains[index] == name.lower()]
-        sure = [i for i in claims if _A_TIME.search(plains[i])] if name in _TIMES else exact
-        chosen = sure or [i for i in claims if plains[i] not in _CONTRACT]
-        if len(chosen) != 1:
-            both = " and ".join(repr(self._header[index]) for index in claims)
-            raise self._error(f"{both} both mean {name}", column=name)
-        for index in claims:
-            if index != chosen[0]:
-                names[index] = _CONTRACT.get(plains[index], self._header[index])
-
-    def _reread_versions(self) -> None:
-        """`triton` without a unit is a time, unless versions stand in it."""
-        for index, (name, header) in enumerate(zip(self._names, self._lower, strict=True)):
-            if name not in _TIMES or header not in _CONTRACT or header == name:
-                continue
-            told = [fields[index] for fields in self._fields]
-            if told and all(_VERSION.fullmatch(field) for field in told):
-                self._names[index] = _CONTRACT[header]
-
     # --- column by column -----------------------------------------------------------------------
 
-    def _rows(self) -> Iterable[ForeignRow]:
-        told = dict(zip(self._names, zip(*self._fields, strict=True), strict=True))
+    def _rows(self, header: Header) -> Rows[ForeignRow]:
+        told = dict(zip(header.names, zip(*self._fields, strict=True), strict=True))
         if "status" in told:
             for index, status in enumerate(told["status"]):
                 if status.lower() not in _FINE:
@@ -342,19 +247,19 @@ class _Reader:
             elif int in kinds:
                 columns[name] = self._counts(name, told[name])
             else:
-                columns[name] = self._numbers(name, told[name])
+                scale = 1e-3 if name in header.micro else 1.0
+                columns[name] = self._numbers(name, told[name], scale)
         files, families = [self._name] * self._size, families_of(columns, {})
-        return map(
-            ForeignRow._make,
-            zip(files, self._lines, families, self._failed, *columns.values(), strict=True),
-        )
+        read: dict[str, Sequence[Any]]
+        read = {"line": self._lines, "family": families, "failed": self._failed, **columns}
+        rows = map(ForeignRow._make, zip(files, *read.values(), strict=True))
+        return Rows(rows, {"ok": [failed is None for failed in self._failed], **read})
 
     @property
     def _size(self) -> int:
         return len(self._fields)
 
-    def _numbers(self, name: str, fields: Sequence[str]) -> list[float | None]:
-        scale = 1e-3 if name in self._micro else 1.0
+    def _numbers(self, name: str, fields: Sequence[str], scale: float) -> list[float | None]:
         if _plain(fields):
             try:
                 if scale == 1:
@@ -366,7 +271,7 @@ class _Reader:
         for index, field in enumerate(fields):
             number = _number(field)
             if number is None and field and name in _MEASURED and self._failed[index] is None:
-                comma = _DECIMAL_COMMA.fullmatch(field)
+                comma = DECIMAL_COMMA.fullmatch(field)
                 hint = ", with a decimal comma: write a point" if comma else ""
                 self._failed[index] = f"{name} is {field}{hint}"
             numbers.append(None if number is None else number * scale)
@@ -413,7 +318,7 @@ def _plain(fields: Sequence[str]) -> bool:
 
 def _number(field: str) -> float | None:
     """`0.18`, `180 us` or `1.3x`; None for a word."""
-    with_unit = _WITH_UNIT.fullmatch(field.translate(_MICRO))
+    with_unit = _WITH_UNIT.fullmatch(field.translate(MICRO))
     bare = with_unit[1] if with_unit else field
     if not NUMBER.fullmatch(bare) and not NOT_FINITE.fullmatch(bare):
         return None

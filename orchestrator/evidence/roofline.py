@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from orchestrator.evidence.cards import Card
+from orchestrator.evidence.foreign import Row
+from orchestrator.evidence.rows import Rows
 
 ITEMSIZE = {"fp16": 2, "bf16": 2, "fp32": 4}
 _ASSUMED_DTYPE = "fp16"
@@ -23,35 +25,6 @@ _UNIFORM = "uniform"
 _SIGMAS = 6
 _TERA_MS = 1e9
 """A tera per second is a giga per millisecond."""
-
-
-class Shaped(Protocol):
-    """The columns of a bench row that say what was to be done; None is what it does not say."""
-
-    @property
-    def N(self) -> int | None: ...  # noqa: D102, N802
-    @property
-    def H(self) -> int | None: ...  # noqa: D102, N802
-    @property
-    def D(self) -> int | None: ...  # noqa: D102, N802
-    @property
-    def Dv(self) -> int | None: ...  # noqa: D102, N802
-    @property
-    def L(self) -> int | None: ...  # noqa: D102, N802
-    @property
-    def nspans(self) -> int | None: ...  # noqa: D102
-    @property
-    def dtype(self) -> str | None: ...  # noqa: D102
-    @property
-    def dist(self) -> str | None: ...  # noqa: D102
-    @property
-    def ragged(self) -> str | None: ...  # noqa: D102
-    @property
-    def form(self) -> str | None: ...  # noqa: D102
-    @property
-    def bytes(self) -> float | None: ...  # noqa: D102
-    @property
-    def flops(self) -> float | None: ...  # noqa: D102
 
 
 class Work(NamedTuple):
@@ -86,31 +59,57 @@ def work(
     return Work(read + N * H * Dv * size, read, 2 * H * keys * (D + Dv), dtype, assumed)
 
 
-def work_of(row: Shaped) -> Work | tuple[str, ...]:
-    """Work of a bench row, by its columns; or the columns that are missing for it.
+_SHAPE = (
+    "N", "H", "D", "Dv", "L", "nspans", "dtype", "dist", "ragged", "form", "bytes", "flops",
+)  # fmt: skip
+
+
+def works_of(rows: Rows[Row]) -> list[Work | tuple[str, ...]]:
+    """Work of each bench row, by its columns; or the columns that are missing for it.
 
     What is missing and can only make the work larger (H, Dv, dtype) is taken at its smallest: a
     time that is impossible for that is impossible for more. Where rows differ in length, or share
     one cache, only the writer knows the work: its columns `bytes` and `flops` are taken, between
     the least that such rows can have and the formula.
     """
-    N, H, D, Dv, L = row.N, row.H, row.D, row.Dv, row.L  # noqa: N806
+    return [_work_of(*shape) for shape in rows.columns(*_SHAPE)]
+
+
+def work_of(row: Row) -> Work | tuple[str, ...]:
+    """Work of one row, as `works_of` has it."""
+    return works_of(Rows([row]))[0]
+
+
+def _work_of(
+    N: int | None,  # noqa: N803
+    H: int | None,  # noqa: N803
+    D: int | None,  # noqa: N803
+    Dv: int | None,  # noqa: N803
+    L: int | None,  # noqa: N803
+    nspans: int | None,
+    told_dtype: str | None,
+    dist: str | None,
+    ragged: str | None,
+    form: str | None,
+    told_bytes: float | None,
+    told_flops: float | None,
+) -> Work | tuple[str, ...]:
     if not (N and D and L):
         return tuple(name for name, value in (("N", N), ("D", D), ("L", L)) if not value)
-    dtype = row.dtype if row.dtype in ITEMSIZE else None
+    dtype = told_dtype if told_dtype in ITEMSIZE else None
     assumed = () if dtype and H and Dv else _ASSUMED[not dtype, not H, not Dv]
     most = work(N, H or 1, D, Dv or 0, N * L, dtype or _ASSUMED_DTYPE, assumed)
-    if _every_row_has_its_own(row):
+    if _each_has_its_own(dist, ragged, form):
         return most
-    if row.bytes is None or not 0 < row.bytes < math.inf:
+    if told_bytes is None or not 0 < told_bytes < math.inf:
         return ("bytes",)
-    selected = _least_selected(row, N, L)
+    selected = _least_selected(N, L, nspans, dist, ragged)
     least = work(N, H or 1, D, Dv or 0, selected, most.dtype)
     # rows that share a cache may all select the same keys: those of the longest row
-    distinct = L if row.form == "decode" else selected
+    distinct = L if form == "decode" else selected
     fewest = work(N, H or 1, D, Dv or 0, distinct, most.dtype).bytes
-    told = min(max(int(row.bytes), fewest), most.bytes)
-    flops = row.flops if row.flops is not None and 0 < row.flops < math.inf else 0
+    told = min(max(int(told_bytes), fewest), most.bytes)
+    flops = told_flops if told_flops is not None and 0 < told_flops < math.inf else 0
     return most._replace(
         bytes=told,
         read_bytes=told - (most.bytes - most.read_bytes),
@@ -118,7 +117,7 @@ def work_of(row: Shaped) -> Work | tuple[str, ...]:
     )
 
 
-def misstated(row: Shaped, todo: Work) -> str | None:
+def misstated(row: Row, todo: Work) -> str | None:
     """How `bytes` or `flops` of a row of this project differ from any that its shape can have."""
     for name, told, known in (("bytes", row.bytes, todo.bytes), ("flops", row.flops, todo.flops)):
         if told is not None and abs(told - known) > _ROUNDED * known:
@@ -126,14 +125,20 @@ def misstated(row: Shaped, todo: Work) -> str | None:
     return None
 
 
-def _least_selected(row: Shaped, N: int, L: int) -> int:  # noqa: N803
+def _least_selected(
+    N: int,  # noqa: N803
+    L: int,  # noqa: N803
+    nspans: int | None,
+    dist: str | None,
+    ragged: str | None,
+) -> int:
     """Keys that all rows select together, at least: one row is the longest."""
-    if row.ragged in (None, "equal"):
-        return N * L if row.ragged else L + N - 1
-    spans = min(row.nspans or 1, L)
-    if row.dist == "mixed":
+    if ragged in (None, "equal"):
+        return N * L if ragged else L + N - 1
+    spans = min(nspans or 1, L)
+    if dist == "mixed":
         spans = 1
-    if row.ragged != _UNIFORM:
+    if ragged != _UNIFORM:
         return L + (N - 1) * spans
     # lengths drawn evenly between the spans and L: their sum is known but for chance
     mean = (N - 1) * (spans + L) / 2
@@ -141,11 +146,11 @@ def _least_selected(row: Shaped, N: int, L: int) -> int:  # noqa: N803
     return L + max((N - 1) * spans, int(mean - _SIGMAS * deviation))
 
 
-def _every_row_has_its_own(row: Shaped) -> bool:
-    """Whether the row is N times L keys, none of them shared."""
-    if row.ragged is None and row.dist == "mixed":
+def _each_has_its_own(dist: str | None, ragged: str | None, form: str | None) -> bool:
+    """Whether N rows have N times L keys, none of them shared."""
+    if ragged is None and dist == "mixed":
         return False
-    return row.ragged in (None, "equal") and row.form in (None, "rows")
+    return ragged in (None, "equal") and form in (None, "rows")
 
 
 class Bound(NamedTuple):

@@ -93,15 +93,21 @@ class Telemetry:
 
     def between(self, began_ms: float, ended_ms: float, slack_ms: float) -> tuple[Sample, ...]:
         """Samples while a cell ran; where there are none, the nearest within `slack_ms`."""
-        times = self._times
-        first, end = bisect_left(times, began_ms), bisect_right(times, ended_ms)
-        if first >= end:
-            end = first
-            if first > 0 and times[first - 1] >= began_ms - slack_ms:
-                first -= 1
-            if end < len(times) and times[end] <= ended_ms + slack_ms:
-                end += 1
+        first, end, _ = self.window(began_ms, ended_ms, slack_ms)
         return self.samples[first:end]
+
+    def window(self, began_ms: float, ended_ms: float, slack_ms: float) -> tuple[int, int, bool]:
+        """Where among `samples` those of a cell begin and end, and whether they lie within it."""
+        times = self._times
+        first = bisect_left(times, began_ms)
+        end = bisect_right(times, ended_ms, first) if began_ms <= ended_ms else first
+        if first < end:
+            return first, end, True
+        if first > 0 and times[first - 1] >= began_ms - slack_ms:
+            first -= 1
+        if end < len(times) and times[end] <= ended_ms + slack_ms:
+            end += 1
+        return first, end, False
 
 
 def parse_telemetry(data: bytes, name: str = "telemetry.csv") -> Telemetry:

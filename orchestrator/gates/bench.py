@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from operator import attrgetter
+from functools import partial
 from typing import cast
 
 from pydantic import JsonValue
@@ -16,6 +16,7 @@ from pydantic import JsonValue
 from kernels.bench.contract import CONTRACT_VERSION, CPU_INTERPRETER
 from orchestrator.evidence import EvidenceError
 from orchestrator.evidence.bench import BASES, LEVELS, SIDES, BenchRow, BenchTable, parse_bench
+from orchestrator.evidence.rows import Rows
 from orchestrator.gates.consistency import ratio_findings
 from orchestrator.gates.findings import (
     AGAIN,
@@ -66,8 +67,8 @@ def bench_gate(gate: BenchGate, data: bytes) -> GateResult:
 
 def table_gate(gate: BenchGate, table: BenchTable, gpus: Sequence[str] | None = None) -> GateResult:
     """Judge a CSV that was read; `gpus` are those that the pod's facts list, if they do."""
-    ran = [row for row in table.rows if row.ok]
-    timed = [row for row in ran if not row.interpreted]
+    ran = table.rows.select(table.rows.column("ok"))
+    timed = ran.select([device != CPU_INTERPRETER for device in ran.column("device")])
     families = _families(table.rows)
     lacking = _missing(families, gate)
     findings = [
@@ -85,24 +86,26 @@ def table_gate(gate: BenchGate, table: BenchTable, gpus: Sequence[str] | None = 
         *strongest_findings(timed),
         *_machine(table, gpus),
     ]
-    measured = _measured(table.rows, ran)
+    measured = _measured(table.rows, ran, timed)
     if lacking:
         missing = [f"{family} L={length}" for family, some in lacking for length in some]
         measured["missing"] = list[JsonValue](missing)
     return conclude(f"bench {gate.file}", findings, measured, _passed(ran, measured))
 
 
-def _measured(rows: Sequence[BenchRow], ran: Sequence[BenchRow]) -> dict[str, JsonValue]:
+def _measured(
+    rows: Rows[BenchRow], ran: Rows[BenchRow], timed: Rows[BenchRow]
+) -> dict[str, JsonValue]:
     return {
         "cells": len(rows),
-        "lengths": list[JsonValue](sorted({row.L for row in rows})),
-        "max_mae": max((row.mae for row in ran if row.mae is not None), default=None),
-        "max_ref_mae": max((row.ref_mae for row in ran if row.ref_mae is not None), default=None),
-        "kernels": list[JsonValue](sorted({row.kernel for row in ran if row.kernel})),
-        "devices": list[JsonValue](sorted({row.device for row in rows if row.device})),
-        "timing": NO_TIMING if any(row.interpreted for row in rows) else "measured",
-        "min_iters": min((row.iters for row in ran if row.iters is not None), default=None),
-        "noise_bound": list[JsonValue](noise_bound([row for row in ran if not row.interpreted])),
+        "lengths": list[JsonValue](sorted(rows.said("L"))),
+        "max_mae": max(ran.said("mae") - {None}, default=None),
+        "max_ref_mae": max(ran.said("ref_mae") - {None}, default=None),
+        "kernels": list[JsonValue](sorted(filter(None, ran.said("kernel")))),
+        "devices": list[JsonValue](sorted(filter(None, rows.said("device")))),
+        "timing": NO_TIMING if CPU_INTERPRETER in rows.said("device") else "measured",
+        "min_iters": min(ran.said("iters") - {None}, default=None),
+        "noise_bound": list[JsonValue](noise_bound(timed)),
     }
 
 
@@ -135,33 +138,33 @@ def _whole(table: BenchTable) -> list[Finding]:
 
 
 def _cells(
-    rows: Sequence[BenchRow],
+    rows: Rows[BenchRow],
     gate: BenchGate,
     families: Mapping[str, Counter[int]],
     lacking: Sequence[tuple[str, list[int]]],
 ) -> list[Finding]:
     """Exactly the declared lengths, once each, in every family that the file holds."""
     findings = []
-    wrong = [row for row in rows if row.mode != gate.mode]
+    wrong = rows.where(lambda mode: mode != gate.mode, "mode")
     if wrong:
         findings.append(
             invalid(f"{wrong[0].where} is a {wrong[0].mode} row; the gate is for {gate.mode}.")
         )
-    if odd := [row for row in rows if row.mode == "dense" and row.dist not in (None, "few")]:
+    if odd := rows.where(_scattered, "mode", "dist"):
         findings.append(
             invalid(
                 f"{odd[0].where} is a dense row of dist={odd[0].dist}: dense rows have one span, "
                 "those of several are varlen."
             )
         )
-    if odd := [row for row in rows if row.mode == "dense" and row.ragged not in (None, "equal")]:
+    if odd := rows.where(_of_fewer, "mode", "ragged"):
         findings.append(
             invalid(
                 f"{odd[0].where} is a dense row of ragged={odd[0].ragged}: dense rows have L keys "
                 "each, those of fewer are varlen, and it is from L that the least work follows."
             )
         )
-    if torn := [row for row in rows if (row.nspans or 1) > row.L]:
+    if torn := rows.where(lambda spans, length: (spans or 1) > length, "nspans", "L"):
         findings.append(
             invalid(
                 f"{torn[0].where}: {torn[0].nspans} spans of {torn[0].L} keys: a span has one at "
@@ -204,12 +207,17 @@ def _cells(
     return findings
 
 
-def _families(rows: Sequence[BenchRow]) -> dict[str, Counter[int]]:
+def _scattered(mode: str, dist: str | None) -> bool:
+    return mode == "dense" and dist not in (None, "few")
+
+
+def _of_fewer(mode: str, ragged: str | None) -> bool:
+    return mode == "dense" and ragged not in (None, "equal")
+
+
+def _families(rows: Rows[BenchRow]) -> dict[str, Counter[int]]:
     """How often each family has each length."""
-    families: dict[str, Counter[int]] = {}
-    for row in rows:
-        families.setdefault(row.family, Counter())[row.L] += 1
-    return families
+    return {family: Counter(some.column("L")) for family, some in rows.by("family").items()}
 
 
 def _missing(families: Mapping[str, Counter[int]], gate: BenchGate) -> list[tuple[str, list[int]]]:
@@ -221,15 +229,13 @@ def _missing(families: Mapping[str, Counter[int]], gate: BenchGate) -> list[tupl
     return [(family, missing) for family, missing in lacking if missing]
 
 
-def _declared(rows: Sequence[BenchRow], gate: BenchGate) -> list[Finding]:
+def _declared(rows: Rows[BenchRow], gate: BenchGate) -> list[Finding]:
     """Every cell is of the declared shape, distribution and type."""
     findings = []
     for name in DECLARED:
         wanted = getattr(gate, name)
         # what a dense CSV has no column for, or an older file, is not contradicted
-        other = (
-            [] if wanted is None else [r for r in rows if getattr(r, name) not in (wanted, None)]
-        )
+        other = rows.where(partial(_contradicts, wanted), name)
         if other:
             findings.append(
                 invalid(
@@ -241,9 +247,11 @@ def _declared(rows: Sequence[BenchRow], gate: BenchGate) -> list[Finding]:
     return findings
 
 
-def _columns(
-    table: BenchTable, ran: Sequence[BenchRow], timed: Sequence[BenchRow]
-) -> list[Finding]:
+def _contradicts(declared: object, said: object) -> bool:
+    return declared is not None and said not in (declared, None)
+
+
+def _columns(table: BenchTable, ran: Rows[BenchRow], timed: Rows[BenchRow]) -> list[Finding]:
     lacking = [*table.lacks(NEEDED), *(table.lacks(TIMED) if timed else ())]
     findings = []
     if lacking:
@@ -257,8 +265,8 @@ def _columns(
         there = [name for name in names if name in table.gaps and name not in lacking]
         if not there:
             continue
-        values = attrgetter("file", "line", *there)  # a tuple, however few are there
-        row = next((row for row in rows if None in values(row)), None)
+        silent = [rows.column(name).index(None) for name in there if None in rows.column(name)]
+        row = rows[min(silent)] if silent else None
         if row is not None:
             empty = [name for name in there if getattr(row, name) is None]
             findings.append(
@@ -267,9 +275,9 @@ def _columns(
     return findings
 
 
-def _versions(rows: Sequence[BenchRow]) -> list[Finding]:
+def _versions(rows: Rows[BenchRow]) -> list[Finding]:
     """An older benchmark meant other things by its columns, and checked less."""
-    older = [row for row in rows if row.contract not in (None, CONTRACT_VERSION)]
+    older = rows.where(lambda version: version not in (None, CONTRACT_VERSION), "contract")
     if not older:
         return []
     return [
@@ -281,12 +289,12 @@ def _versions(rows: Sequence[BenchRow]) -> list[Finding]:
     ]
 
 
-def _statuses(rows: Sequence[BenchRow]) -> list[Finding]:
-    return status_findings([(row, row.status or "") for row in rows if not row.ok])
+def _statuses(rows: Rows[BenchRow]) -> list[Finding]:
+    return status_findings([(row, row.status or "") for row in rows.where(lambda ok: not ok, "ok")])
 
 
 def _machine(table: BenchTable, gpus: Sequence[str] | None) -> list[Finding]:
-    devices = sorted({row.device for row in table.rows if row.device})
+    devices = sorted(filter(None, table.rows.said("device")))
     findings = []
     if mixed := list(not_one_run(table.rows)):
         findings.append(invalid(f"{table.file} was not one run on one card: {listed(mixed)}."))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from pydantic import JsonValue
 
 from orchestrator.evidence import EvidenceError
+from orchestrator.evidence.foreign import Row
 from orchestrator.models.verdict import GateResult, Reason, Verdict, worst
 
 _SHOWN = 3
@@ -37,14 +37,7 @@ def invalid(message: str, next_step: str = AGAIN, reason: Reason = Reason.MALFOR
     return Finding(Verdict.INVALID, reason, message, next_step)
 
 
-class HasLength(Protocol):
-    """A cell."""
-
-    @property
-    def L(self) -> int: ...  # noqa: D102, N802 - the field's name for the selected length
-
-
-def lengths_of(rows: Iterable[HasLength]) -> str:
+def lengths_of(rows: Iterable[Row]) -> str:
     """`L=64, L=128 and 3 more`."""
     return listed((f"L={length}" for length in dict.fromkeys(row.L for row in rows)), 8)
 

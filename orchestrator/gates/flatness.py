@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from operator import attrgetter
+from collections.abc import Callable, Sequence
 
 from orchestrator.evidence.cards import FASTEST, Card
+from orchestrator.evidence.foreign import Row
 from orchestrator.evidence.roofline import Work
+from orchestrator.evidence.rows import Rows
 from orchestrator.gates.findings import Finding, listed, unverified
-from orchestrator.gates.timed import (
-    IMPLEMENTATIONS,
-    Time,
-    Timed,
-    cell_name,
-    times_of,
-)
+from orchestrator.gates.timed import IMPLEMENTATIONS, Time, cell_name, distinct_times
 from orchestrator.models.verdict import Reason, Verdict
 
 FLAT = 1.1
@@ -36,39 +31,45 @@ TRUSTED = 2.0
 
 
 def flatness(
-    families: Iterable[list[tuple[Work, Timed]]],
-    columns_there: tuple[str, ...],
-    card_of: Callable[[Timed], Card | None],
+    rows: Rows[Row],
+    columns: Sequence[str],
+    card_of: Callable[[str | None], Card | None],
     launch_us: float | None = None,
 ) -> tuple[list[Finding], list[str]]:
-    """Look at each side of each family. `launch_us` is the launch floor that the canary measured.
+    """Look at each side of each family, by the times in `columns`.
+
+    `rows` have a column `work`; `card_of` finds the card of a device; `launch_us` is the launch
+    floor that the canary measured.
 
     Returns:
         What is wrong, and the times that are flat because it is the launch that they measure.
     """
     launch_bound: list[str] = []
     flat: dict[Verdict, list[str]] = {}
-    for members in families:
-        members.sort(key=lambda member: member[0].bytes)
-        if members[-1][0].bytes < GROWN * members[0][0].bytes:
+    known = rows.select([isinstance(work, Work) for work in rows.column("work")])
+    for (device, _), family in known.by("device", "family").items():
+        works = family.column("work")
+        order = sorted(range(len(works)), key=lambda number: works[number].bytes)
+        last = works[order[-1]].bytes
+        smaller = [number for number in order if GROWN * works[number].bytes <= last]
+        if not smaller:
             continue
-        columns, getter = times_of(columns_there, members[0][1].level, members[0][1].basis)
-        last, last_row = members[-1]
-        much_smaller = [row for work, row in members if GROWN * work.bytes <= last.bytes]
-        slowest = zip(*map(getter, much_smaller), strict=True)
-        for column, last_ms, before in zip(columns, getter(last_row), slowest, strict=True):
-            known = [ms for ms in before if ms is not None]
-            timed = attrgetter(IMPLEMENTATIONS[column])
-            one = len({timed(row) for _, row in members}) == 1
-            if one and known and last_ms is not None and last_ms > FLAT * max(known):
+        level, basis = family[order[0]].level, family[order[0]].basis
+        for column in distinct_times(columns, level, basis):
+            ms, timed = family.column(column), family.column(IMPLEMENTATIONS[column])
+            before = [ms[number] for number in smaller if ms[number] is not None]
+            last_ms = ms[order[-1]]
+            one = timed.count(timed[0]) == len(timed)
+            if one and before and last_ms is not None and last_ms > FLAT * max(before):
                 continue
             # only times of one implementation tell how it grows
             alike: dict[str | None, list[Time]] = {}
-            for work, row in members:
-                if (ms := getattr(row, column)) is not None and ms > 0:
-                    alike.setdefault(timed(row), []).append(Time(row, column, ms, work))
+            for number in order:
+                if ms[number] is not None and ms[number] > 0:
+                    time = Time(family[number], column, ms[number], works[number])
+                    alike.setdefault(timed[number], []).append(time)
             for times in alike.values():
-                found = _flat(times, card_of(last_row), launch_us, launch_bound)
+                found = _flat(times, card_of(device), launch_us, launch_bound)
                 if found is not None:
                     flat.setdefault(found[0], []).append(found[1])
     findings = []

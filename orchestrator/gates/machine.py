@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 
 from pydantic import JsonValue
 
 from orchestrator.evidence.canary import PER_TERA, Canary
 from orchestrator.evidence.cards import find_card
+from orchestrator.evidence.foreign import Row
+from orchestrator.evidence.rows import Rows
 from orchestrator.evidence.telemetry import Telemetry
 from orchestrator.gates.findings import Finding, conclude, counted, invalid, unverified
 from orchestrator.gates.samples import (
     AGAIN,
     ALONE,
     COOL,
+    FASTEST_CLOCK,
     HOTTEST_C,
     LOWEST_CLOCK,
     telemetry_findings,
 )
 from orchestrator.gates.steadiness import canary_findings
-from orchestrator.gates.timed import Watched, cell_name, disturbed, on_a_card
+from orchestrator.gates.timed import cell_name, disturbed, on_a_card
 from orchestrator.models.verdict import GateResult
 
 QUIET_COPY = 0.7
 """Of the card's DRAM bandwidth: a copy that gets so much has the card to itself."""
-FASTEST_CLOCK = 1.05
-"""Of its maximum, that a clock can be read at."""
 
 
 def machine_gate(
     file: str,
-    rows: Sequence[Watched],
+    rows: Sequence[Row],
     telemetry: Telemetry | None,
     canary: Canary | None,
 ) -> GateResult:
@@ -64,25 +66,24 @@ def _passed(measured: dict[str, JsonValue]) -> str:
     )
 
 
-def _own_clocks(rows: Sequence[Watched], measured: dict[str, JsonValue]) -> Iterable[Finding]:
+def _own_clocks(rows: Rows[Row], measured: dict[str, JsonValue]) -> Iterable[Finding]:
     """What the benchmark itself read while it timed the cell."""
-    shares: list[tuple[float, Watched]] = []
-    silent: list[Watched] = []
-    for row in rows:
-        clock, most = row.sm_mhz, row.sm_max_mhz
-        if clock is not None and most:
-            shares.append((clock / most, row))
-        else:
-            silent.append(row)
+    silent = rows.where(lambda clock, most: clock is None or not most, "sm_mhz", "sm_max_mhz")
     if silent:
         yield unverified(
             f"{silent[0].where} does not say sm_mhz and sm_max_mhz, the card's clocks"
             + (f", nor do {len(silent) - 1} more rows." if len(silent) > 1 else "."),
             AGAIN,
         )
+    shares = [
+        (clock / most, number)
+        for number, (clock, most) in enumerate(rows.columns("sm_mhz", "sm_max_mhz"))
+        if clock is not None and most
+    ]
     if not shares:
         return
-    share, row = min(shares, key=lambda item: item[0])
+    share, number = min(shares)
+    row = rows[number]
     if share <= 0:
         yield invalid(
             f"{row.where} ({cell_name(row)}): sm_mhz is {row.sm_mhz:g}, and something ran.",
@@ -95,7 +96,8 @@ def _own_clocks(rows: Sequence[Watched], measured: dict[str, JsonValue]) -> Iter
             f"{row.where} ({cell_name(row)}): {row.sm_mhz:g} of "
             f"{row.sm_max_mhz:g} MHz, {share:.0%}; {counted(slow, 'such cell')}"
         )
-    share, row = max(shares, key=lambda item: item[0])
+    share, number = max(shares, key=itemgetter(0))
+    row = rows[number]
     if share > FASTEST_CLOCK:
         yield invalid(
             f"{row.where} ({cell_name(row)}): sm_mhz {row.sm_mhz:g} is above sm_max_mhz "
@@ -104,9 +106,10 @@ def _own_clocks(rows: Sequence[Watched], measured: dict[str, JsonValue]) -> Iter
         )
 
 
-def _own_heat(rows: Sequence[Watched]) -> Iterable[Finding]:
-    degrees, row = max(((row.temperature_c or 0, row) for row in rows), key=lambda item: item[0])
+def _own_heat(rows: Rows[Row]) -> Iterable[Finding]:
+    degrees = max(celsius or 0 for celsius in rows.said("temperature_c"))
     if degrees >= HOTTEST_C:
+        row = rows[rows.column("temperature_c").index(degrees)]
         yield disturbed(
             f"The card was too hot while it was timed: {row.where} ({cell_name(row)}) says "
             f"{degrees:g} C.",
@@ -115,7 +118,7 @@ def _own_heat(rows: Sequence[Watched]) -> Iterable[Finding]:
 
 
 def _company(
-    rows: Sequence[Watched],
+    rows: Rows[Row],
     telemetry: Telemetry | None,
     canary: Canary | None,
     measured: dict[str, JsonValue],

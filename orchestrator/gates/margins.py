@@ -8,6 +8,7 @@ from operator import attrgetter
 from kernels.bench import contract
 from kernels.bench.contract import Cell, Threshold
 from orchestrator.evidence.bench import BASES, LEVELS, Basis, BenchRow, Level
+from orchestrator.evidence.rows import Rows
 from orchestrator.gates.findings import listed
 from orchestrator.gates.timing import SETTLED, believed, noise_bound
 from orchestrator.models.verdict import AtMargin, Comparison
@@ -118,7 +119,7 @@ def wavering(
         if low is not None and high is not None and low < margin <= high:
             at = f"{row.family}, L={row.L}"
             near.append(f"{at}: [{low:.3f}, {high:.3f}] holds the margin {margin:g}")
-    return (*near, *noise_bound(rows))
+    return (*near, *noise_bound(Rows.of(rows)))
 
 
 def undecided_by(

@@ -7,13 +7,16 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from pydantic import JsonValue
 
 from orchestrator.evidence.cards import same_card
+from orchestrator.evidence.foreign import Row
+from orchestrator.evidence.rows import Rows
 from orchestrator.evidence.telemetry import HARMFUL, Sample, Telemetry, throttle_names
 from orchestrator.gates.findings import Finding, listed, unverified
-from orchestrator.gates.timed import Watched, cell_name, disturbed, of_another_card
+from orchestrator.gates.timed import SLACK_MS, cell_name, disturbed, of_another_card
 from orchestrator.models.verdict import Reason, Verdict
 
 LOWEST_CLOCK = 0.8
@@ -21,8 +24,6 @@ LOWEST_CLOCK = 0.8
 name maxima that no boost reaches, and a card at its power cap is itself."""
 HOTTEST_C = 90
 """Where cards begin to slow themselves down."""
-SLACK_MS = 5_000
-"""How far from a short cell a sample may lie and still tell about it."""
 BUSY = 5
 """Percent of utilisation that a card in use reaches."""
 ASLEEP = 0.5
@@ -42,7 +43,7 @@ AGAIN = "Measure again with this project's benchmark on a machine where it can b
 
 
 def telemetry_findings(
-    file: str, rows: Sequence[Watched], telemetry: Telemetry | None, measured: dict[str, JsonValue]
+    file: str, rows: Rows[Row], telemetry: Telemetry | None, measured: dict[str, JsonValue]
 ) -> Iterable[Finding]:
     """What is wrong with the card while the cells of `rows` ran; what was seen, into `measured`."""
     if telemetry is None or not telemetry.samples:
@@ -53,8 +54,7 @@ def telemetry_findings(
         )
         return
     measured["samples"] = len(telemetry.samples)
-    for device in dict.fromkeys(row.device for row in rows):
-        own = [row for row in rows if row.device == device]
+    for device, own in rows.by("device").items():
         cards = _cards(telemetry, device)
         if not cards:
             names = dict.fromkeys(sample.name for sample in telemetry.samples)
@@ -100,12 +100,13 @@ def _cards(telemetry: Telemetry, device: str | None) -> dict[str, Telemetry]:
     }
 
 
-def _used(cards: Mapping[str, Telemetry], rows: Sequence[Watched]) -> Mapping[str, Telemetry]:
+def _used(cards: Mapping[str, Telemetry], rows: Rows[Row]) -> Mapping[str, Telemetry]:
     """Those of several cards that the cells can have run on: busy, and with nobody else's work."""
-    windows = [(r.began_ms, r.ended_ms) for r in rows]
-    began = min((began for began, _ in windows if began is not None), default=None)
-    ended = max((ended for _, ended in windows if ended is not None), default=None)
-    if len(cards) == 1 or began is None or ended is None:
+    if len(cards) == 1:
+        return cards
+    began = min((began for began in rows.column("began_ms") if began is not None), default=None)
+    ended = max((ended for ended in rows.column("ended_ms") if ended is not None), default=None)
+    if began is None or ended is None:
         return cards
     during = {gpu: card.between(began, ended, SLACK_MS) for gpu, card in cards.items()}
     busy = {
@@ -117,13 +118,31 @@ def _used(cards: Mapping[str, Telemetry], rows: Sequence[Watched]) -> Mapping[st
     return alone or busy or cards
 
 
+class _Window(NamedTuple):
+    """What some samples say about every cell that they are those of, in words."""
+
+    troubles: Mapping[str, str]
+    """What ailed the card, by kind."""
+    slow: float | None
+    """Its share of the maximum clock, where that was low."""
+    too_fast: Sequence[str]
+    """Clocks that the card cannot have."""
+    below: tuple[float, float] | None
+    """The clock, and the one that the cells' rows claim, where that is twice as much or more."""
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing is to be said."""
+        return not (self.troubles or self.slow is not None or self.too_fast or self.below)
+
+
 @dataclass
 class _Seen:
     """What the samples of one card say about the cells."""
 
     card: Telemetry
     rows: int = 0
-    unseen: list[Watched] = field(default_factory=list)
+    unseen: list[Row] = field(default_factory=list)
     trouble: dict[str, list[str]] = field(
         default_factory=lambda: {"throttled": [], "busy": [], "hot": []}
     )
@@ -139,53 +158,68 @@ class _Seen:
     below: list[str] = field(default_factory=list)
     """Cells whose samples have half the clock that the row claims, or less."""
     gaps: list[str] = field(default_factory=list)
-    _known_troubles: dict[tuple[int, int], tuple[dict[str, str], float | None]] = field(
-        default_factory=dict
-    )
 
-    def take(self, row: Watched) -> None:
-        """Add one cell."""
-        began, ended = row.began_ms, row.ended_ms
-        samples: tuple[Sample, ...] = ()
-        if began is not None and ended is not None and ended >= began:
-            samples = self.card.between(began, ended, SLACK_MS)
-        if not samples or began is None or ended is None:
-            self.unseen.append(row)
-            return
-        self.rows += 1
-        self._take_clocks(row, samples, began, ended)
-        # samples follow each other, so the first and their number tell which they are
-        key = (id(samples[0]), len(samples))
-        if key not in self._known_troubles:
-            self._known_troubles[key] = self._troubles(samples)
-        troubles, clock = self._known_troubles[key]
-        for kind, said in troubles.items():
-            self.trouble[kind].append(f"{cell_name(row)} {said}")
-        if clock is not None and clock < LOWEST_CLOCK:
-            self.slow.append(clock)
-        for sample in samples:
-            if began <= sample.when_ms <= ended and sample.resting is not None:
-                self.during[sample.when_ms] = sample.resting
-                if row.sm_mhz and sample.sm_mhz and sample.sm_mhz >= ASLEEP * row.sm_mhz:
-                    self.asleep = False
+    def take(self, rows: Rows[Row]) -> None:
+        """Add all cells; those of the same samples and clocks are judged once."""
+        windows: dict[tuple[object, ...], _Window] = {}
+        cells = rows.columns("began_ms", "ended_ms", "sm_mhz", "sm_max_mhz")
+        for number, (began, ended, sm_mhz, sm_max_mhz) in enumerate(cells):
+            if began is None or ended is None or ended < began:
+                self.unseen.append(rows[number])
+                continue
+            first, end, within = self.card.window(began, ended, SLACK_MS)
+            if first == end:
+                self.unseen.append(rows[number])
+                continue
+            self.rows += 1
+            key = (first, end, within, sm_mhz, sm_max_mhz)
+            window = windows.get(key)
+            if window is None:
+                samples = self.card.samples[first:end]
+                window = windows[key] = self._window(samples, within, sm_mhz, sm_max_mhz)
+            if not window.quiet:
+                self._take(rows[number], window)
+            if any(last < ended and then > began for last, then in self._long_gaps):
+                self.gaps.append(cell_name(rows[number]))
 
-    def _take_clocks(
-        self, row: Watched, samples: Sequence[Sample], began: float, ended: float
-    ) -> None:
-        """Clocks that the card cannot have, or that the row's own contradicts; and gaps."""
+    def _take(self, row: Row, window: _Window) -> None:
+        name = cell_name(row)
+        for kind, said in window.troubles.items():
+            self.trouble[kind].append(f"{name} {said}")
+        if window.slow is not None:
+            self.slow.append(window.slow)
+        self.too_fast += [f"{clocks} at {name}" for clocks in window.too_fast]
+        if window.below is not None:
+            clock, claimed = window.below
+            self.below.append(f"{clock:g} MHz at {name}, its row {claimed:g}")
+
+    def _window(
+        self,
+        samples: Sequence[Sample],
+        within: bool,
+        sm_mhz: float | None,
+        sm_max_mhz: float | None,
+    ) -> _Window:
+        """Judge samples that lie within a cell or beside it, by its row's clocks."""
         clocks = []
+        too_fast = []
         for sample in samples:
-            most = sample.sm_max_mhz or row.sm_max_mhz
+            most = sample.sm_max_mhz or sm_max_mhz
             if sample.sm_mhz and most and sample.sm_mhz > FASTEST_CLOCK * most:
-                self.too_fast.append(f"{sample.sm_mhz:g} of {most:g} MHz at {cell_name(row)}")
-            if sample.sm_mhz and not sample.resting and began <= sample.when_ms <= ended:
+                too_fast.append(f"{sample.sm_mhz:g} of {most:g} MHz")
+            if within and sample.sm_mhz and not sample.resting:
                 clocks.append(sample.sm_mhz)
-        if len(clocks) >= ENOUGH and row.sm_mhz:
+            if within and sample.resting is not None:
+                self.during[sample.when_ms] = sample.resting
+                if sm_mhz and sample.sm_mhz and sample.sm_mhz >= ASLEEP * sm_mhz:
+                    self.asleep = False
+        below = None
+        if len(clocks) >= ENOUGH and sm_mhz:
             clock = statistics.median(clocks)
-            if clock < ASLEEP * row.sm_mhz:
-                self.below.append(f"{clock:g} MHz at {cell_name(row)}, its row {row.sm_mhz:g}")
-        if any(first < ended and then > began for first, then in self._long_gaps):
-            self.gaps.append(cell_name(row))
+            below = (clock, sm_mhz) if clock < ASLEEP * sm_mhz else None
+        troubles, share = self._troubles(samples)
+        slow = share if share is not None and share < LOWEST_CLOCK else None
+        return _Window(troubles, slow, too_fast, below)
 
     @cached_property
     def _long_gaps(self) -> list[tuple[float, float]]:
@@ -290,8 +324,7 @@ class _Seen:
             )
 
 
-def _seen(rows: Sequence[Watched], card: Telemetry) -> _Seen:
+def _seen(rows: Rows[Row], card: Telemetry) -> _Seen:
     seen = _Seen(card)
-    for row in rows:
-        seen.take(row)
+    seen.take(rows)
     return seen

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
+from orchestrator.evidence.foreign import Row
 from orchestrator.gates.findings import Finding, counted, listed
-from orchestrator.gates.timed import Named, cell_name
+from orchestrator.gates.timed import cell_name
 from orchestrator.models.verdict import Reason, Verdict
 
 _NOT_REACHED = "error: not measured: "
 """What the benchmark begins the status of a cell with that its budget did not reach."""
 
 
-class _Cell(Named, Protocol):
-    @property
-    def where(self) -> str:
-        """File and line."""
-
-
-def status_findings(broken: Sequence[tuple[_Cell, str]]) -> list[Finding]:
+def status_findings(broken: Sequence[tuple[Row, str]]) -> list[Finding]:
     """What became of the cells that did not run, each with its status."""
     unreached = [(cell, status) for cell, status in broken if status.startswith(_NOT_REACHED)]
     died = [(cell, status) for cell, status in broken if not status.startswith(_NOT_REACHED)]
@@ -46,7 +40,7 @@ def status_findings(broken: Sequence[tuple[_Cell, str]]) -> list[Finding]:
     return findings
 
 
-def _named(cells: Sequence[tuple[_Cell, str]]) -> str:
+def _named(cells: Sequence[tuple[Row, str]]) -> str:
     return listed(
         f"{cell.where}, {cell_name(cell)} ({status.removeprefix(_NOT_REACHED)[:120]})"
         for cell, status in cells

@@ -9,8 +9,10 @@ from pydantic import JsonValue
 
 from orchestrator.evidence.canary import AFTER, BEFORE, PER_TERA, Canary, Probe
 from orchestrator.evidence.cards import Card, find_card, is_slice, same_card
+from orchestrator.evidence.foreign import Row
+from orchestrator.evidence.rows import Rows
 from orchestrator.gates.findings import Finding, invalid, listed, unverified
-from orchestrator.gates.timed import EARLIEST_MS, Watched, disturbed, of_another_card
+from orchestrator.gates.timed import EARLIEST_MS, SLACK_MS, TOLERANCE, disturbed, of_another_card
 from orchestrator.models.verdict import Reason
 
 DRIFT = 0.05
@@ -23,7 +25,6 @@ UNITS = {
     "gemm": ("tflop/s",),
     "launch": ("us",),
 }
-TOLERANCE = 1.05
 MOST_GEMM = 1.5
 """Of the card's peak, which its vendor counts at a modest clock: boost goes beyond."""
 LEAST = {"copy": 0.5, "gemm": 0.1}
@@ -31,7 +32,6 @@ LEAST = {"copy": 0.5, "gemm": 0.1}
 MOST_LAUNCH_US = 1000
 MOST_L2 = 16
 """No cache is so many times as fast as its card's DRAM."""
-SLACK_MS = 5_000
 DAY_MS = 86_400_000
 
 _AGAIN = "Measure with this project's benchmark, which writes <stem>.canary.csv, to its end."
@@ -39,7 +39,7 @@ _OWN = "Judge the rows with the canary that was written beside them."
 
 
 def canary_findings(
-    file: str, rows: Sequence[Watched], canary: Canary | None, measured: dict[str, JsonValue]
+    file: str, rows: Rows[Row], canary: Canary | None, measured: dict[str, JsonValue]
 ) -> Iterable[Finding]:
     """What is wrong with the canary of the cells of `rows`; the drift goes into `measured`."""
     if canary is None or not canary.probes:
@@ -55,20 +55,20 @@ def canary_findings(
     yield from _drift(file, canary, measured)
 
 
-def _identity(rows: Sequence[Watched], canary: Canary) -> Iterable[Finding]:
+def _identity(rows: Rows[Row], canary: Canary) -> Iterable[Finding]:
     """A canary of another card says nothing about this one."""
     if not canary.complete:
         yield unverified(f"{canary.file} has no end mark: it is cut off.", _AGAIN)
     probed = dict.fromkeys(probe.device for probe in canary.probes)
     if None in probed:
         yield unverified(f"{canary.file} does not say device in every row.", _AGAIN)
-    for device in dict.fromkeys(row.device for row in rows):
+    for device in dict.fromkeys(rows.column("device")):
         others = [name for name in probed if name and device and not same_card(name, device)]
         if others:
             yield of_another_card(canary.file, others[0], str(device), _OWN)
 
 
-def _when(rows: Sequence[Watched], canary: Canary) -> Iterable[Finding]:
+def _when(rows: Rows[Row], canary: Canary) -> Iterable[Finding]:
     times = [probe.began_ms for probe in canary.probes if probe.began_ms is not None]
     if len(times) < len(canary.probes):
         yield unverified(f"{canary.file} does not say began_ms in every row.", _AGAIN)
@@ -79,8 +79,8 @@ def _when(rows: Sequence[Watched], canary: Canary) -> Iterable[Finding]:
             "Set the machine's clock, and measure again.",
         )
         return
-    began = min((row.began_ms for row in rows if row.began_ms is not None), default=None)
-    ended = max((row.ended_ms for row in rows if row.ended_ms is not None), default=None)
+    began = min((ms for ms in rows.column("began_ms") if ms is not None), default=None)
+    ended = max((ms for ms in rows.column("ended_ms") if ms is not None), default=None)
     for when, gap in (
         (BEFORE, lambda at: None if began is None else began - at),
         (AFTER, lambda at: None if ended is None else at - ended),
@@ -105,7 +105,7 @@ def _far(when: str, probes: Sequence[Probe], gap: Callable[[float], float | None
     )
 
 
-def _values(rows: Sequence[Watched], canary: Canary) -> Iterable[Finding]:
+def _values(rows: Rows[Row], canary: Canary) -> Iterable[Finding]:
     """Units that can be compared, and nothing that the card cannot do."""
     for name in dict.fromkeys(probe.probe for probe in canary.probes):
         units = list(dict.fromkeys(p.unit.lower() for p in canary.probes if p.probe == name))

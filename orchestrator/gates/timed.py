@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from operator import attrgetter
-from typing import Protocol, TypeVar
 
 from kernels.bench.contract import CPU_INTERPRETER
 from orchestrator.evidence.bench import LEVELS
 from orchestrator.evidence.bench import SIDES as EVERY_SIDE
 from orchestrator.evidence.cards import find_card
-from orchestrator.evidence.roofline import Shaped, Work
+from orchestrator.evidence.foreign import Row
+from orchestrator.evidence.roofline import Work
+from orchestrator.evidence.rows import Rows
 from orchestrator.gates.findings import Finding, conclude, unverified
 from orchestrator.models.verdict import GateResult, Reason, Verdict
 
@@ -38,96 +37,22 @@ EARLIEST_MS = 1_577_836_800_000
 """2020, before this project was: a clock that says less was never set."""
 
 
-class Timed(Shaped, Protocol):
-    """A row of a bench CSV, this project's or a foreign one. It has the columns of `SIDES` too."""
-
-    @property
-    def tri_ms(self) -> float | None: ...  # noqa: D102
-    @property
-    def ref_ms(self) -> float | None: ...  # noqa: D102
-
-    @property
-    def where(self) -> str:
-        """File and line."""
-
-    @property
-    def family(self) -> str:
-        """Everything but L that tells cells apart."""
-
-    @property
-    def ok(self) -> bool:
-        """Whether the cell ran."""
-
-    @property
-    def device(self) -> str | None:
-        """As torch names it."""
-
-    @property
-    def level(self) -> str | None:
-        """Of the document's columns."""
-
-    @property
-    def basis(self) -> str | None:
-        """Of the document's columns."""
-
-    @property
-    def flush_mib(self) -> float | None:
-        """Overwritten before each iteration."""
-
-    @property
-    def launch_us(self) -> float | None:
-        """Launch floor of the device."""
-
-    @property
-    def iters(self) -> int | None:
-        """Timed iterations of each side."""
-
-    @property
-    def began_ms(self) -> float | None:
-        """Since the epoch."""
-
-    @property
-    def ended_ms(self) -> float | None:
-        """Since the epoch."""
-
-
-class Watched(Protocol):
-    """The columns of a bench row that say when, on what and at which clock it was timed."""
-
-    @property
-    def where(self) -> str: ...  # noqa: D102
-    @property
-    def family(self) -> str: ...  # noqa: D102
-    @property
-    def L(self) -> int | None: ...  # noqa: D102, N802
-    @property
-    def ok(self) -> bool: ...  # noqa: D102
-    @property
-    def device(self) -> str | None: ...  # noqa: D102
-    @property
-    def sm_mhz(self) -> float | None: ...  # noqa: D102
-    @property
-    def sm_max_mhz(self) -> float | None: ...  # noqa: D102
-    @property
-    def temperature_c(self) -> float | None: ...  # noqa: D102
-    @property
-    def began_ms(self) -> float | None: ...  # noqa: D102
-    @property
-    def ended_ms(self) -> float | None: ...  # noqa: D102
-
-
-Row = TypeVar("Row", Timed, Watched)
+TOLERANCE = 1.05
+"""Faster than the limit by this factor is impossible; less is a clock's or a datasheet's error."""
+SLACK_MS = 5_000
+"""How far from a cell a sample or a probe may lie and still tell about it."""
 
 
 def on_a_card(
     gate: str, file: str, rows: Sequence[Row], of_interpreter: str
-) -> list[Row] | GateResult:
+) -> Rows[Row] | GateResult:
     """The rows that ran; or the gate's result, where none did or there was no card.
 
     `of_interpreter` says what the interpreter's rows leave open.
     """
-    ran = [row for row in rows if row.ok]
-    if any(row.device == CPU_INTERPRETER for row in ran):
+    every = Rows.of(rows)
+    ran = every.select(every.column("ok"))
+    if CPU_INTERPRETER in ran.said("device"):
         finding = unverified(of_interpreter, "Measure on a CUDA device.", Reason.NO_CUDA_DEVICE)
     elif not ran:
         finding = unverified(f"{file} holds no cell that ran.", "Run the benchmark.")
@@ -136,14 +61,11 @@ def on_a_card(
     return conclude(gate, [finding], {"cells": len(ran)}, "")
 
 
-TimesOf = Callable[[Timed], tuple[float | None, ...]]
-
-
 @dataclass(frozen=True)
 class Time:
     """One time of one side of a row."""
 
-    row: Timed
+    row: Row
     column: str
     ms: float
     work: Work
@@ -157,34 +79,15 @@ class Time:
         return f"{self.row.where} ({cell_name(self.row)}): {self.side}'s {self.ms:g} ms"
 
 
-class Named(Protocol):
-    """What a cell is called by."""
-
-    @property
-    def family(self) -> str:
-        """Everything but L."""
-
-    @property
-    def L(self) -> int | None:  # noqa: N802
-        """Selected length."""
-
-
-def cell_name(row: Named) -> str:
+def cell_name(row: Row) -> str:
     """Family and L, as messages name a cell."""
     return f"{row.family} L={row.L or '?'}"
 
 
-@cache
-def times_of(
-    columns: tuple[str, ...], level: str | None, basis: str | None
-) -> tuple[tuple[str, ...], TimesOf]:
-    """Those of `columns` that do not say `tri_ms` and `ref_ms` again, and how to get them.
-
-    There are at least two: the getter gives a tuple.
-    """
+def distinct_times(columns: Iterable[str], level: str | None, basis: str | None) -> tuple[str, ...]:
+    """Those of `columns` that do not say `tri_ms` and `ref_ms` again."""
     again = (f"{level}_tri_ms", f"{level}_{basis}_ms") if basis else ()
-    distinct = tuple(name for name in columns if name not in again)
-    return distinct, attrgetter(*distinct)
+    return tuple(name for name in columns if name not in again)
 
 
 def disturbed(message: str, next_step: str) -> Finding:

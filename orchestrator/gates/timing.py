@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from operator import attrgetter, itemgetter
+from collections.abc import Iterator
+from operator import itemgetter
 
 from kernels.bench.contract import (
     DEVICE_TIMERS,
@@ -15,6 +15,7 @@ from kernels.bench.contract import (
 )
 from orchestrator.evidence.bench import SIDES, BenchRow
 from orchestrator.evidence.cards import MIB, find_card, is_slice
+from orchestrator.evidence.rows import Rows
 from orchestrator.gates.consistency import BOUNDS
 from orchestrator.gates.findings import AGAIN, Finding, invalid, lengths_of, listed, unverified
 from orchestrator.models.verdict import Reason, Verdict
@@ -23,35 +24,33 @@ _SPREAD = 0.1
 """Coefficient of variation from which on no interval of medians has no width."""
 _SHARED = 0.5
 """Of the shorter of two cells, that they may have been timed at once: wall clocks are set."""
-_VARIED = {side: attrgetter(f"{side}_cv", f"{side}_p10", f"{side}_p90") for side in ("tri", "ref")}
 _OTHER_CACHE = 2.0
 """By which l2_mib may differ from the card's: drivers count halves of a cache."""
 SETTLED = "yes"
 UNSETTLED = 0.05
 """How far off a number may be whose timing did not settle, whatever its interval says: repetitions
 agree with each other before a clock or a cache has come to rest."""
-_WHOLE_AND_PART = {side: attrgetter(f"operator_{side}_ms", f"kernel_{side}_ms") for side in SIDES}
 
 
-def timing_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
+def timing_findings(rows: Rows[BenchRow]) -> Iterator[Finding]:
     """How the times were taken. `rows` are those that ran on a device."""
-    few = [row for row in rows if row.iters is not None and row.iters < MIN_ITERS]
+    few = rows.where(lambda iters: iters is not None and iters < MIN_ITERS, "iters")
     if few:
         yield unverified(
             f"Only {min(row.iters or 0 for row in few)} timed iterations at {lengths_of(few)}: an "
             f"interval needs at least {MIN_ITERS}.",
             f"Run with --iters {MIN_ITERS} or more.",
         )
-    cold = [row for row in rows if row.warmup is not None and row.warmup < 1]
+    cold = rows.where(lambda warmup: warmup is not None and warmup < 1, "warmup")
     if cold:
         yield unverified(
             f"There was no warm-up at {lengths_of(cold)}: compilation may be in the times.",
             "Run with --warmup 5 or more.",
         )
-    still = next((row for row in rows if row.launch_us == 0), None)
+    still = rows.where(lambda launch_us: launch_us == 0, "launch_us")
     if still:
-        yield invalid(f"{still.where}: launch_us is 0, and no launch takes no time.")
-    walls = [row for row in rows if row.timer is not None and row.timer not in DEVICE_TIMERS]
+        yield invalid(f"{still[0].where}: launch_us is 0, and no launch takes no time.")
+    walls = rows.where(lambda timer: timer not in (None, *DEVICE_TIMERS), "timer")
     if walls:
         yield unverified(
             f"The cells at {lengths_of(walls)} were timed by {str(walls[0].timer)[:40]!r}, not on "
@@ -64,9 +63,21 @@ def timing_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
     yield from _widths(rows)
     yield from _unvaried(rows)
     yield from _cold(rows)
-    weak = [(row, slower) for row in rows if (slower := _weakness(row)) > WEAK_FALLBACK]
+    yield from _weak(rows)
+
+
+def _weak(rows: Rows[BenchRow]) -> Iterator[Finding]:
+    """Shipped references that are much slower than the strongest, at operator level."""
+    weak = [
+        (shipped / strongest, number)
+        for number, (shipped, strongest) in enumerate(
+            rows.columns("operator_shipped_ms", "operator_strongest_ms")
+        )
+        if shipped and strongest and shipped / strongest > WEAK_FALLBACK
+    ]
     if weak:
-        row, slower = max(weak, key=lambda pair: pair[1])
+        slower, number = max(weak, key=itemgetter(0))
+        row = rows[number]
         yield Finding(
             Verdict.FAIL,
             Reason.WEAK_FALLBACK,
@@ -77,13 +88,10 @@ def timing_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
         )
 
 
-def noise_bound(rows: Sequence[BenchRow]) -> list[str]:
+def noise_bound(rows: Rows[BenchRow]) -> list[str]:
     """Cells whose timing did not settle, each with its reason."""
-    return [
-        f"{row.family}, L={row.L}: {row.settled[:120]}"
-        for row in rows
-        if row.settled is not None and row.settled != SETTLED
-    ]
+    unsettled = rows.where(lambda settled: settled not in (None, SETTLED), "settled")
+    return [f"{row.family}, L={row.L}: {(row.settled or '')[:120]}" for row in unsettled]
 
 
 def believed(row: BenchRow, bounds: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -95,31 +103,29 @@ def believed(row: BenchRow, bounds: tuple[float, float] | None) -> tuple[float, 
     return min(low, middle * (1 - UNSETTLED)), max(high, middle * (1 + UNSETTLED))
 
 
-def _at_once(rows: Sequence[BenchRow]) -> Iterator[Finding]:
+def _at_once(rows: Rows[BenchRow]) -> Iterator[Finding]:
     """Cells of one file are timed one after the other."""
-    timed = [(r.began_ms, r.ended_ms, r) for r in rows if r.began_ms and r.ended_ms]
-    timed.sort(key=itemgetter(0, 1))
+    windows = rows.columns("began_ms", "ended_ms")
+    timed = [(began, ended, number) for number, (began, ended) in enumerate(windows)
+             if began and ended]  # fmt: skip
+    timed.sort()
     for (began, ended, first), (then, end, second) in itertools.pairwise(timed):
-        shorter = min(ended - began, end - then)
-        if min(ended, end) - then > _SHARED * shorter > 0:
+        if then < ended and min(ended, end) - then > _SHARED * min(ended - began, end - then) > 0:
             yield invalid(
-                f"{first.where} and line {second.line} were timed at once, from {began} to {ended} "
-                f"and from {then} to {end} (began_ms, ended_ms): one card ran both, or one is a "
-                "copy of the other.",
+                f"{rows[first].where} and line {rows[second].line} were timed at once, from "
+                f"{began} to {ended} and from {then} to {end} (began_ms, ended_ms): one card ran "
+                "both, or one is a copy of the other.",
                 "Run one benchmark at a time, and keep its rows as they are.",
                 Reason.MACHINE_DISTURBED,
             )
             return
 
 
-def _sides(rows: Sequence[BenchRow]) -> Iterator[Finding]:
-    one_sided = [
-        row
-        for row in rows
-        if row.tri_streams is not None
-        and row.ref_streams is not None
-        and {row.tri_streams, row.ref_streams} != {row.streams}
-    ]
+def _sides(rows: Rows[BenchRow]) -> Iterator[Finding]:
+    one_sided = rows.where(
+        lambda tri, ref, both: None not in (tri, ref) and {tri, ref} != {both},
+        "tri_streams", "ref_streams", "streams",
+    )  # fmt: skip
     if one_sided:
         row = one_sided[0]
         yield invalid(
@@ -128,20 +134,25 @@ def _sides(rows: Sequence[BenchRow]) -> Iterator[Finding]:
             "Give both sides the same streams.",
             Reason.ONE_SIDED,
         )
-    for side, times in _WHOLE_AND_PART.items():
+    for side in SIDES:
+        columns = rows.columns(f"operator_{side}_ms", f"kernel_{side}_ms", "tri_cv", "ref_cv")
         cheap = [
-            row
-            for row in rows
-            if None not in (both := times(row))
-            and both[0] < both[1]
-            and both[0] < both[1] * (1 - 3 * max(row.ref_cv or 0, row.tri_cv or 0, NOISE))
-            # Triton's operator path may well read the keys in place
-            and not (side == "tri" and "ranges" in (row.operator_launched or row.kernel or ""))
+            (rows[number], whole, part)
+            for number, (whole, part, ours, theirs) in enumerate(columns)
+            if None not in (whole, part)
+            and whole < part
+            and whole < part * (1 - 3 * max(ours or 0, theirs or 0, NOISE))
         ]
+        if side == "tri":
+            # its operator path may well read the keys in place
+            cheap = [
+                (row, whole, part)
+                for row, whole, part in cheap
+                if "ranges" not in (row.operator_launched or row.kernel or "")
+            ]
         if cheap:
-            row = cheap[0]
+            row, whole, part = cheap[0]
             who = "Triton" if side == "tri" else f"The {side} reference"
-            whole, part = times(row)
             yield unverified(
                 f"{who} is faster at operator level than at kernel level in {len(cheap)} of "
                 f"{len(rows)} cells ({whole:g} ms against {part:g} ms at L={row.L}): its packing "
@@ -151,18 +162,21 @@ def _sides(rows: Sequence[BenchRow]) -> Iterator[Finding]:
             )
 
 
-def _control(rows: Sequence[BenchRow]) -> Iterator[Finding]:
-    without = [row for row in rows if row.aa_lo is None or row.aa_hi is None]
-    if without:
+def _control(rows: Rows[BenchRow]) -> Iterator[Finding]:
+    control = list(rows.columns("aa_lo", "aa_hi"))
+    known = [(number, *both) for number, both in enumerate(control) if None not in both]
+    if len(known) < len(rows):
+        without = [row for row, both in zip(rows, control, strict=True) if None in both]
         yield unverified(
             f"There is no A/A control (aa_lo, aa_hi) at {lengths_of(without)}: that equal work is "
             "timed as equal is not shown.",
             "Measure with this project's benchmark, which times the reference against itself.",
         )
-    known = [(row, row.aa_lo, row.aa_hi) for row in rows if None not in (row.aa_lo, row.aa_hi)]
-    for row, low, high in known:
-        if low is not None and high is not None and not 0 < low <= high:
-            yield invalid(f"{row.where}: the A/A control [{low:g}, {high:g}] is no interval.")
+    for number, low, high in known:
+        if not 0 < low <= high:
+            yield invalid(
+                f"{rows[number].where}: the A/A control [{low:g}, {high:g}] is no interval."
+            )
             return
     if len(known) > 1 and all(low == high for _, low, high in known):
         yield unverified(
@@ -170,17 +184,17 @@ def _control(rows: Sequence[BenchRow]) -> Iterator[Finding]:
             "never agree in every digit, so it was not measured.",
             "Measure with this project's benchmark, which times the reference against itself.",
         )
-    off = [(r, a, b) for r, a, b in known if a and b and not a - NOISE <= 1 <= b + NOISE]
+    off = [(rows[n].L, a, b) for n, a, b in known if not a - NOISE <= 1 <= b + NOISE]
     if off:
-        named = listed(f"[{low:.3f}, {high:.3f}] at L={row.L}" for row, low, high in off)
+        named = listed(f"[{low:.3f}, {high:.3f}] at L={length}" for length, low, high in off)
         yield invalid(
             f"The reference timed against itself does not come out equal: {named}.",
             "The order of the sides or the clock favours one of them: look for a drift, or load.",
             Reason.MACHINE_DISTURBED,
         )
-    wide = [(r, a, b) for r, a, b in known if a and b and b - a > WIDEST_CONTROL]
+    wide = [(rows[n].L, a, b) for n, a, b in known if b - a > WIDEST_CONTROL]
     if wide:
-        named = listed(f"[{low:.3g}, {high:.3g}] at L={row.L}" for row, low, high in wide)
+        named = listed(f"[{low:.3g}, {high:.3g}] at L={length}" for length, low, high in wide)
         yield unverified(
             f"The A/A control is too wide to tell equal times from a speedup: {named}.",
             "Measure on a quiet machine, with more iterations.",
@@ -188,62 +202,67 @@ def _control(rows: Sequence[BenchRow]) -> Iterator[Finding]:
         )
 
 
-def _widths(rows: Sequence[BenchRow]) -> Iterator[Finding]:
+def _widths(rows: Rows[BenchRow]) -> Iterator[Finding]:
     """Intervals without a width, of times that vary."""
-    spread = [row for row in rows if max(row.tri_cv or 0, row.ref_cv or 0) > _SPREAD]
-    for name, bounds in BOUNDS.items():
-        sure = [row for row in spread if (both := bounds(row)[:2])[0] and both[0] == both[1]]
+    spread = [max(ours or 0, theirs or 0) for ours, theirs in rows.columns("tri_cv", "ref_cv")]
+    if max(spread, default=0) <= _SPREAD:
+        return
+    for name, (lower, upper, *_) in BOUNDS.items():
+        bounds = zip(spread, rows.columns(lower, upper), strict=True)
+        sure = [
+            number
+            for number, (varied, (low, high)) in enumerate(bounds)
+            if varied > _SPREAD and low and low == high
+        ]
         if sure:
-            row = sure[0]
             yield unverified(
-                f"The interval of the {name} has no width at {lengths_of(sure)}, although the "
-                f"times vary by {max(row.tri_cv or 0, row.ref_cv or 0):.0%} (tri_cv, ref_cv).",
+                f"The interval of the {name} has no width at "
+                f"{lengths_of(rows[number] for number in sure)}, although the times vary by "
+                f"{spread[sure[0]]:.0%} (tri_cv, ref_cv).",
                 "Look at how the benchmark computes the interval.",
             )
             return
 
 
-def _unvaried(rows: Sequence[BenchRow]) -> Iterator[Finding]:
+def _unvaried(rows: Rows[BenchRow]) -> Iterator[Finding]:
     """Times that are the same in every iteration of every cell."""
-    for side, values in _VARIED.items():
-        known = [spread for row in rows if None not in (spread := values(row))]
-        if len(known) > 1 and all(cv == 0 and low == high for cv, low, high in known):
-            yield unverified(
-                f"No time of side {side} varies in any of {len(known)} rows ({side}_cv is 0, "
-                f"{side}_p10 is {side}_p90): timings of a device do.",
-                "Look at how the benchmark takes its times: one time may have been repeated.",
-            )
-            return
+    for side in ("tri", "ref"):
+        known = 0
+        for cv, low, high in rows.columns(f"{side}_cv", f"{side}_p10", f"{side}_p90"):
+            if None in (cv, low, high):
+                continue
+            if cv != 0 or low != high:
+                break
+            known += 1
+        else:
+            if known > 1:
+                yield unverified(
+                    f"No time of side {side} varies in any of {known} rows ({side}_cv is 0, "
+                    f"{side}_p10 is {side}_p90): timings of a device do.",
+                    "Look at how the benchmark takes its times: one time may have been repeated.",
+                )
+                return
 
 
-def _cold(rows: Sequence[BenchRow]) -> Iterator[Finding]:
-    unknown = [row for row in rows if row.flush_mib is None or not row.l2_mib]
+def _cold(rows: Rows[BenchRow]) -> Iterator[Finding]:
+    unknown = rows.where(lambda flush, l2: flush is None or not l2, "flush_mib", "l2_mib")
     if unknown:
         yield unverified(
             f"Whether the L2 cache was cold (flush_mib, l2_mib) is not said at "
             f"{lengths_of(unknown)}.",
             AGAIN,
         )
-    for row in rows:
-        card = None if is_slice(row.device or "") else find_card(row.device or "")
-        if card is None or not row.l2_mib:
-            continue
-        own = card.l2_bytes / MIB
-        if not own / _OTHER_CACHE < row.l2_mib < own * _OTHER_CACHE:
-            yield unverified(
-                f"{row.where}: l2_mib is {row.l2_mib:g}, the L2 of the {card.name} has {own:g} "
-                "MiB: how much had to be overwritten is in doubt.",
-                "Look at how the benchmark reads the size of the cache.",
-            )
-            break
+    for row in rows.where(_of_another_cache, "device", "l2_mib")[:1]:
+        card = find_card(row.device or "")
+        assert card is not None  # noqa: S101 - whose cache it is not
+        yield unverified(
+            f"{row.where}: l2_mib is {row.l2_mib:g}, the L2 of the {card.name} has "
+            f"{card.l2_bytes / MIB:g} MiB: how much had to be overwritten is in doubt.",
+            "Look at how the benchmark reads the size of the cache.",
+        )
+    hardly = rows.where(_hardly_flushed, "flush_mib", "l2_mib")
     warm = [
-        row
-        for row in rows
-        if row.flush_mib is not None
-        and row.l2_mib
-        and row.flush_mib < 2 * row.l2_mib
-        and row.bytes is not None
-        and 2 * row.bytes <= row.l2_mib * 2**20
+        row for row in hardly if row.bytes is not None and 2 * row.bytes <= (row.l2_mib or 0) * MIB
     ]
     if warm:
         row = warm[0]
@@ -255,6 +274,13 @@ def _cold(rows: Sequence[BenchRow]) -> Iterator[Finding]:
         )
 
 
-def _weakness(row: BenchRow) -> float:
-    shipped, strongest = row.operator_shipped_ms, row.operator_strongest_ms
-    return shipped / strongest if shipped and strongest else 0.0
+def _of_another_cache(device: str | None, l2_mib: float | None) -> bool:
+    card = None if is_slice(device or "") else find_card(device or "")
+    if card is None or not l2_mib:
+        return False
+    own = card.l2_bytes / MIB
+    return not own / _OTHER_CACHE < l2_mib < own * _OTHER_CACHE
+
+
+def _hardly_flushed(flush_mib: float | None, l2_mib: float | None) -> bool:
+    return flush_mib is not None and bool(l2_mib) and flush_mib < 2 * (l2_mib or 0)
