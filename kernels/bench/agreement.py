@@ -131,9 +131,10 @@ def _others(family: Family, length: int, machine: Machine) -> dict[str, dict[str
     flags = Flags.from_env()
     calls: dict[str, Callable[[], object]] = {}
     for level in ("kernel", "operator"):
-        runs = {"tri": triton_side(level, flags), "shipped": references.shipped(level).run}
+        workload = inputs.at(level)
+        shipped = references.shipped(level, workload, flags)
+        runs = {"tri": triton_side(level, flags), "shipped": shipped.run}
         for side, run in runs.items():
-            workload = inputs.at(level)
             calls[f"{level}_{side}_ms"] = functools.partial(run, workload)
     return {
         "do_bench": {side: _do_bench_ms(call, machine.device) for side, call in calls.items()},

@@ -24,7 +24,7 @@ from kernels.bench.intervals import median, quantile, ratio_interval, variation
 from kernels.bench.machine import Machine
 from kernels.bench.options import Family
 from kernels.bench.timing import Call, Timed, now_ms, time_all
-from kernels.bench.trial import Run, Trial, check, errors, finalists, too_far
+from kernels.bench.trial import Finalist, Run, Trial, check, errors, finalists, too_far
 from kernels.bench.workloads import Inputs, PackedRows, Selection, Shape, build
 from kernels.selection import op
 from kernels.selection.flags import Flags
@@ -176,7 +176,7 @@ def _measure(
             oracles[0],
             family.streams,
             family.iters,
-            level.shipped.trial,
+            Finalist(level.shipped.name, level.shipped.run, level.shipped.trial),
         )
         level.others = [Contender(one.name, one.run, one.trial) for one in found]
         for reason, names in left_out.items():
@@ -207,7 +207,7 @@ def _checked(
 ) -> Level:
     """Check Triton and the shipped reference of a level, and fill the columns of the checks."""
     workload = inputs.at(name)
-    reference = references.shipped(name)
+    reference = references.shipped(name, workload, flags)
     run = triton_side(name, flags)
     of_reference = check(reference.run, workload, oracle, family.streams)
     of_triton = check(run, workload, oracle, family.streams, reference=of_reference)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,18 +21,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.bench.workloads import PackedRows, Selection
-from kernels.selection.packing import fill_slots, gather_rows, pack_varlen
-from kernels.selection.reference import (
-    dense_attention_packed,
-    grouped_selection_attention_packed,
+from kernels.selection.dispatch import (
+    FLEX,
+    PACKED,
+    DispatchRecord,
+    last_dispatch,
+    selection_attention,
 )
+from kernels.selection.flags import Flags
+from kernels.selection.flex import selection_attention_flex
+from kernels.selection.packing import fill_slots, gather_rows, pack_varlen
+from kernels.selection.reference import dense_attention_packed
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 """`Q[N, H, D], K[N, L, D], V[N, L, Dv], mask[N, 1, 1, L]` to `[N, H, Dv]`."""
 
 
-MAX_SHAPES = 256
-"""That a process may compile; beyond its own limit torch runs flex_attention uncompiled."""
+SHIPPED_NAMES = {FLEX: FLEX, PACKED: "grouped_selection_attention_packed"}
+"""By the path that dispatch has on record."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +50,32 @@ class Reference:
     """From a `PackedRows` (kernel level) or a `Selection` (operator level)."""
 
 
-def shipped(level: str) -> Reference:
-    """What production runs with Triton off, on the inputs of this level."""
+def shipped(level: str, workload: PackedRows | Selection, flags: Flags | None = None) -> Reference:
+    """What production runs with Triton off, on the inputs of this level.
+
+    At operator level that is for dispatch to say: it is asked for this workload, and a later call
+    for which it takes another path raises.
+
+    Args:
+        level: of the reference.
+        workload: that it is to run on.
+        flags: choose among the fallbacks; None reads the environment.
+    """
     if level == "kernel":
         return Reference("packed_sdpa", _shipped_packed)
-    return Reference("grouped_selection_attention_packed", _shipped_operator)
+    flags = replace(
+        flags or Flags.from_env(),
+        use_triton=False,
+        debug_timing=False,
+        debug_compare=False,
+        debug_shapes=False,
+    )
+    path = _dispatched(flags, workload)[1].path
+    return Reference(SHIPPED_NAMES[path], functools.partial(_shipped_operator, flags, path))
 
 
 def candidates(level: str, device: torch.device) -> list[Reference]:
-    """All that may turn out to be the strongest."""
+    """All that may turn out to be the strongest, the shipped one perhaps among them."""
     packed = [
         Reference(f"{layout}.{backend}", functools.partial(_packed, attend))
         for (layout, backend), attend in _ATTENDS.items()
@@ -80,16 +103,26 @@ def compiled(level: str, device: torch.device) -> list[Reference]:
     """Those of `candidates` that torch compiles for each shape, which takes seconds."""
     if level == "kernel" or device.type != "cuda":
         return []
-    return [Reference("flex_attention", _flex)]
+    return [Reference(FLEX, _flex)]
 
 
 def _shipped_packed(rows: PackedRows) -> Tensor:
     return dense_attention_packed(rows.Q, rows.K, rows.V, rows.lengths)
 
 
-def _shipped_operator(selection: Selection) -> Tensor:
-    out = grouped_selection_attention_packed(*selection.operands(), max_len=selection.L)
-    return out.view(*selection.Q.shape[:2], -1)
+def _shipped_operator(flags: Flags, path: str, selection: Selection) -> Tensor:
+    out, record = _dispatched(flags, selection)
+    if record.path != path:
+        raise RuntimeError(f"dispatch took {record.path}, not {path}: {record.reason}")
+    return out
+
+
+def _dispatched(flags: Flags, selection: Any) -> tuple[Tensor, DispatchRecord]:
+    out = selection_attention(*selection.operands(), max_len=selection.L, flags=flags)
+    record = last_dispatch()
+    if record is None:
+        raise RuntimeError("dispatch has left no record of the call")
+    return out.view(*selection.Q.shape[:2], -1), record
 
 
 def _one_head(Q: Tensor, K: Tensor, V: Tensor, mask: Tensor | None) -> Tensor:
@@ -223,35 +256,7 @@ def _varlen_attn(Q: Tensor, K_all: Tensor, V_all: Tensor, cu: Tensor, L: int) ->
     return out.view(N, H, -1)
 
 
-@functools.cache
-def _compiled_flex() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    flex = importlib.import_module("torch.nn.attention.flex_attention")
-    config = importlib.import_module("torch._dynamo.config")
-    for limit in ("recompile_limit", "cache_size_limit"):  # the name of torch before 2.6
-        if hasattr(config, limit):
-            setattr(config, limit, MAX_SHAPES)
-            break
-    # for each shape anew: for any length it was four times slower (H200, torch 2.11, L=64)
-    return (
-        torch.compile(flex.flex_attention, dynamic=False),
-        torch.compile(flex.create_block_mask, dynamic=False),
-    )
-
-
 def _flex(selection: Selection) -> Tensor:
     """The whole cache under a block mask, which skips the blocks that no range touches."""
-    attend, block_mask = _compiled_flex()
-    N, H = selection.Q.shape[:2]
-    S_kv = selection.K.shape[1]
-    starts, ends = selection.ranges.unbind(-1)
-
-    def chosen(b: Tensor, h: Tensor, q: Tensor, key: Tensor) -> Tensor:  # noqa: ARG001
-        found = (key >= starts[b, 0]) & (key < ends[b, 0])
-        for i in range(1, starts.shape[1]):
-            found = found | ((key >= starts[b, i]) & (key < ends[b, i]))
-        return found
-
-    mask = block_mask(chosen, N, None, H, S_kv, device=str(selection.K.device))
-    K, V = (X.expand(N, -1, -1)[:, None] for X in (selection.K, selection.V))
-    out: Tensor = attend(selection.Q[:, None], K, V, block_mask=mask)
-    return out[:, 0]
+    out = selection_attention_flex(*selection.operands(), max_len=selection.L)
+    return out.view(*selection.Q.shape[:2], -1)

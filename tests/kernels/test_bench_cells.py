@@ -121,7 +121,7 @@ def test_copies_differ_and_levels_agree():
     assert torch.equal(first.kernel.cu_seqlens, second.kernel.cu_seqlens)
     assert not torch.equal(first.kernel.Q, second.kernel.Q)
     for part, whole in ((first.kernel, "kernel"), (first.operator, "operator")):
-        joined = torch.cat([references.shipped(whole).run(p) for p in part.split(2)])
+        joined = torch.cat([references.shipped(whole, part).run(p) for p in part.split(2)])
         assert trial.errors([joined], first.oracle())[2] is None
 
 
@@ -142,7 +142,9 @@ def shipped_as(monkeypatch, level, run):
     """Put `run` in the place of the shipped reference of a level."""
     real = references.shipped
     fake = Reference("tampered", run)
-    monkeypatch.setattr(references, "shipped", lambda name: fake if name == level else real(name))
+    monkeypatch.setattr(
+        references, "shipped", lambda name, *rest: fake if name == level else real(name, *rest)
+    )
 
 
 class TestReferenceIsRefused:
@@ -204,7 +206,7 @@ class TestReferenceIsRefused:
 
         def cached(rows):
             key = tuple(rows.Q.shape)
-            seen.setdefault(key, references.shipped("kernel").run(rows))
+            seen.setdefault(key, references.shipped("kernel", rows).run(rows))
             return seen[key].clone()
 
         monkeypatch.setattr(
@@ -260,7 +262,9 @@ class TestKernelIsRefused:
 
         monkeypatch.setattr(cells.op, "launch_rows", short)
         made = inputs("--dist", dist)
-        right = trial.check(references.shipped(level).run, made.at(level), made.oracle(), 1)
+        workload = made.at(level)
+        shipped = references.shipped(level, workload)
+        right = trial.check(shipped.run, workload, made.oracle(), 1)
         run = cells.triton_side(level, Flags.from_env())
         found = trial.check(run, made.at(level), made.oracle(), 1, reference=right)
         assert math.isnan(found.mae)
@@ -392,7 +396,7 @@ class TestKernelIsRefused:
                 if len(calls) <= CHECKS:
                     return real(part)
                 level = "kernel" if hasattr(part, "K_all") else "operator"
-                return references.shipped(level).run(part)
+                return references.shipped(level, part).run(part)
 
             return run
 

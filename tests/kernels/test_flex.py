@@ -376,6 +376,7 @@ class TestDispatch:
         assert last_dispatch().reason.startswith("selected length up to 300 < threshold 301")
 
 
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler, in this process the first time
 @pytest.mark.skipif(
     DEVICE.type != "cuda" and not os.environ.get("TEST_FULL"),
     reason="a minute of the C++ compiler, asked for by TEST_FULL=1",
@@ -420,6 +421,7 @@ class TestCompiled:
 
 
 @on_a_gpu
+@pytest.mark.filterwarnings("ignore")
 class TestOnAGpu:
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
     @pytest.mark.parametrize(
