@@ -6,7 +6,7 @@ Read some rows at a time, column by column.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -178,30 +178,57 @@ class BenchRow(NamedTuple):
         return None if low is None or high is None else (low, high)
 
     def cell(self, level: Level | None = None, basis: Basis | None = None) -> Cell:
-        """What the decision rule reads: the lower bound at a level, over a reference.
+        """What the decision rule reads of it, as `cells_of` has it."""
+        return cells_of([self], level, basis)[0]
 
-        Without them, the row's own: `speedup_lo` where it has it, `speedup` otherwise. A bound
-        above the ratio of the times, which rounding and its slack allow, counts as that ratio.
 
-        Raises:
-            EvidenceError: the cell did not run, or lacks that bound.
-        """
-        if level is None or basis is None:
-            bound = self.speedup if self.speedup_lo is None else self.speedup_lo
-            column = "speedup"
+def cells_of(
+    rows: Sequence[BenchRow], level: Level | None = None, basis: Basis | None = None
+) -> list[Cell]:
+    """What the decision rule reads: the lower bound at a level, over a reference.
+
+    Without them, the rows' own: `speedup_lo` where a row has it, `speedup` otherwise.
+
+    Raises:
+        EvidenceError: a cell did not run, or lacks that bound.
+    """
+    every = Rows.of(rows)
+    bounds = lower_bounds(every, level, basis)
+    cells = []
+    others = every.columns("family", "L", "mae", "device")
+    for number, (bound, (family, length, mae, device)) in enumerate(
+        zip(bounds, others, strict=True)
+    ):
+        if bound is None or mae is None:
+            own = level is None or basis is None
+            missing = "mae" if bound is not None else "speedup" if own else f"{level}_{basis}_lo"
+            row = every[number]
+            raise EvidenceError("not measured", file=row.file, line=row.line, column=missing)
+        cells.append(Cell(family, length, bound, mae, device or ""))
+    return cells
+
+
+def lower_bounds(
+    rows: Rows[BenchRow], level: Level | None = None, basis: Basis | None = None
+) -> Iterator[float | None]:
+    """Of the speedups that `cells_of` reads; None where a row has none.
+
+    A bound above the ratio of the times, which rounding and its slack allow, counts as that ratio.
+    """
+    if level is None or basis is None:
+        for low, ratio in rows.columns("speedup_lo", "speedup"):
+            yield ratio if low is None or (ratio is not None and ratio < low) else low
+        return
+    columns = rows.columns(
+        f"{level}_{basis}_lo", f"{level}_tri_ms", f"{level}_{basis}_ms",
+        "level", "basis", "speedup_lo", "speedup",
+    )  # fmt: skip
+    for low, ours, theirs, own_level, own_basis, own_low, speedup in columns:
+        if own_level == level and own_basis == basis:
+            low, ratio = own_low if low is None else low, speedup
         else:
-            column = f"{level}_{basis}_lo"
-            bound = getattr(self, column)
-            if bound is None and (self.level, self.basis) == (level, basis):
-                bound = self.speedup_lo
-        ratio = self.speedup if level is None or basis is None else self.speedup_of(level, basis)
-        if bound is not None and ratio is not None:
-            bound = min(bound, ratio)
-        for name, value in ((column, bound), ("mae", self.mae)):
-            if value is None:
-                raise EvidenceError("not measured", file=self.file, line=self.line, column=name)
-        assert bound is not None and self.mae is not None  # noqa: S101, PT018 - just looked at
-        return Cell(self.family, self.L, bound, self.mae, self.device or "")
+            ratio = theirs / ours if ours and theirs else None
+        yield ratio if low is not None and ratio is not None and ratio < low else low
 
 
 @dataclass(frozen=True)

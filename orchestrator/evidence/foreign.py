@@ -204,7 +204,8 @@ class _Reader:
                     end = fields[1] if len(fields) > 1 else ""
             elif header is None:
                 header = self._header = read_header(fields, self._name, self._csv.line_num)
-            elif header.repeated_by(fields):
+                first = fields[0].lower()
+            elif fields[0].lower() == first and header.repeated_by(fields):
                 raise self._error("a second header; the file was appended to")
             else:
                 whole = len(fields) == len(header.names)

@@ -70,8 +70,7 @@ class Header:
 
     def repeated_by(self, fields: Sequence[str]) -> bool:
         """Whether another line of the file is this header again."""
-        same = fields[0].lower() == self.fields[0].lower()
-        return same and [*map(str.lower, fields)] == [*map(str.lower, self.fields)]
+        return [*map(str.lower, fields)] == [*map(str.lower, self.fields)]
 
     def with_versions(self, rows: Sequence[Sequence[str]]) -> Header:
         """The same; but `triton` without a unit is no time where versions stand in it."""

@@ -72,12 +72,15 @@ def unsaid_findings(file: str, rows: Rows[Row], *, card_named: bool) -> Iterator
     missing = Counter[str]()
     if not card_named:
         missing["device"] = sum(not device for device in rows.column("device"))
-    assumed = Counter[str]()
+    alike = Counter[tuple[str, ...]]()
     for work in rows.column("work"):
         if not isinstance(work, Work):
             missing.update(work)
         elif work.assumed:
-            assumed.update(work.assumed)
+            alike[work.assumed] += 1
+    assumed = Counter[str]()
+    for names, count in alike.items():
+        assumed.update(dict.fromkeys(names, count))
     for name in REQUIRED:
         missing[name] = sum(ms is None for ms in rows.column(name))
     if +missing:

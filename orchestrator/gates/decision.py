@@ -6,8 +6,11 @@ from collections.abc import Sequence
 
 from kernels.bench import contract
 from orchestrator.evidence import EvidenceError
-from orchestrator.evidence.bench import Basis, BenchRow, Level
-from orchestrator.gates.findings import counted, listed
+from orchestrator.evidence.bench import Basis, BenchRow, Level, cells_of
+from orchestrator.evidence.rows import Rows
+from orchestrator.gates.coverage import GATE as COVERAGE
+from orchestrator.gates.coverage import coverage_findings
+from orchestrator.gates.findings import Finding, counted, listed
 from orchestrator.gates.margins import (
     comparisons,
     non_monotone,
@@ -37,13 +40,13 @@ def decide(
     measured speedups decides; `current_min_L` is the threshold in force, which KEEP_OFF never
     lowers; `kinds` of gates must be among them, beside the `bench` gate of every CSV.
     """
-    rows = (*dense, *varlen)
+    rows = Rows((*dense, *varlen))
     waivers = tuple(dict.fromkeys(gate.waiver for gate in gates if gate.waiver))
     obstacles = list(dict.fromkeys(_obstacles(dense, varlen, gates, kinds)))
     cells: list[contract.Cell] = []
     if not obstacles:
         try:
-            cells = [row.cell(level, reference) for row in rows]
+            cells = cells_of(rows, level, reference)
             found = contract.threshold(cells, margin)
             noise = undecided_by(rows, cells, found, level, reference)
             if noise is not None:
@@ -122,11 +125,15 @@ def _obstacles(
     ]
     if gates:
         obstacles += _ungated(dense, varlen, gates, required)
-    if MATRIX not in {gate.gate for gate in gates}:
-        obstacles += [
-            Obstacle(reason=finding.reason, message=finding.message)
-            for finding in (*shape_findings(rows), *one_run_findings(rows))
-        ]
+    judged = {gate.gate for gate in gates}
+    findings: list[Finding] = []
+    if COVERAGE not in judged:
+        findings += coverage_findings(rows, gates)
+    if MATRIX not in judged:
+        findings += (*shape_findings(rows), *one_run_findings(rows))
+    obstacles += [
+        Obstacle(reason=finding.reason, message=finding.message) for finding in findings
+    ]
     for mode, table in (("dense", dense), ("varlen", varlen)):
         obstacles += [
             Obstacle(
@@ -167,22 +174,10 @@ def _ungated(
     missing = [f"bench {file}" for file in files if f"bench {file}" not in names]
     kinds = {name.partition(" ")[0] for name in names}
     missing += [kind for kind in required if kind not in kinds]
-    obstacles = [
+    return [
         Obstacle(reason=Reason.NOT_RUN, message=f"No gate `{name}` has judged the evidence.")
         for name in missing
     ]
-    measured = {row.device for row in (*dense, *varlen) if row.device and not row.interpreted}
-    for gate in gates:
-        devices = gate.measured.get("devices") if gate.gate.startswith("parity ") else None
-        if isinstance(devices, list) and measured and not measured <= set(map(str, devices)):
-            obstacles.append(
-                Obstacle(
-                    reason=Reason.WRONG_GPU,
-                    message=f"{gate.gate}: parity was shown on {listed(devices) or 'no device'}, "
-                    f"the times are from {listed(sorted(measured))}.",
-                )
-            )
-    return obstacles
 
 
 def _undecided(obstacles: Sequence[Obstacle], gates: Sequence[GateResult]) -> str:

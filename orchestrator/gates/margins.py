@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
+from typing import Any
 
 from kernels.bench import contract
 from kernels.bench.contract import Cell, Threshold
-from orchestrator.evidence.bench import BASES, LEVELS, Basis, BenchRow, Level
+from orchestrator.evidence.bench import BASES, LEVELS, Basis, BenchRow, Level, lower_bounds
 from orchestrator.evidence.rows import Rows
 from orchestrator.gates.findings import listed
 from orchestrator.gates.timing import SETTLED, believed, noise_bound
@@ -28,23 +29,30 @@ def sensitivity(cells: Iterable[Cell], margin: float) -> tuple[AtMargin, ...]:
 
 def comparisons(rows: Sequence[BenchRow], margin: float) -> tuple[Comparison, ...]:
     """The threshold at both levels, against both references; those that every row has."""
+    every = Rows.of(rows)
     lengths: dict[str, set[int]] = {}
-    for row in rows:
-        lengths.setdefault(row.family, set()).add(row.L)
+    for family, length in every.columns("family", "L"):
+        lengths.setdefault(family, set()).add(length)
     group = {family: str(sorted(tested)) for family, tested in lengths.items()}
-    cells: dict[tuple[str, int], list[tuple[float | None, ...]]] = {}
-    for row in rows:
-        cells.setdefault((group[row.family], row.L), []).append(_bounds(row))
+    cells: dict[tuple[str, int], list[int]] = {}
+    for number, (family, length) in enumerate(every.columns("family", "L")):
+        cells.setdefault((group[family], length), []).append(number)
+    maes = every.column("mae")
     found = []
-    for number, (level, basis) in enumerate(_FOUR):
-        worst = []
-        for (family, length), some in cells.items():
-            lows = [low for bounds in some if (low := bounds[number]) is not None]
-            maes = [mae for bounds in some if (mae := bounds[-1]) is not None]
-            if len(lows) == len(maes) == len(some):
-                worst.append(Cell(family, length, min(lows), max(maes), rows[0].device or ""))
-        if len(worst) < len(cells):
+    for level, basis in ((level, basis) for level in LEVELS for basis in BASES):
+        lows: list[Any] = list(lower_bounds(every, level, basis))
+        if None in lows or None in maes:
             continue
+        worst = [
+            Cell(
+                family,
+                length,
+                min(lows[number] for number in some),
+                max(maes[number] for number in some),
+                rows[0].device or "",
+            )
+            for (family, length), some in cells.items()
+        ]
         found.append(
             Comparison(
                 level=level,
@@ -54,19 +62,6 @@ def comparisons(rows: Sequence[BenchRow], margin: float) -> tuple[Comparison, ..
             )
         )
     return tuple(found)
-
-
-_FOUR = tuple((level, basis) for level in LEVELS for basis in BASES)
-
-
-def _bounds(row: BenchRow) -> tuple[float | None, ...]:
-    """Each of the four lower bounds, as the decision reads it; and the error."""
-    found = []
-    for level, basis in _FOUR:
-        low: float | None = getattr(row, f"{level}_{basis}_lo")
-        ratio = row.speedup_of(level, basis)
-        found.append(low if low is None or ratio is None else min(low, ratio))
-    return (*found, row.mae)
 
 
 def condensed(cells: Iterable[Cell]) -> list[Cell]:

@@ -8,61 +8,45 @@ in the other.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import compress
 from operator import attrgetter
-from typing import Protocol
+from typing import cast
 
+from kernels.bench.contract import CPU_INTERPRETER
 from orchestrator.evidence.bench import LEVELS, SIDES, BenchRow
+from orchestrator.evidence.foreign import Row
+from orchestrator.evidence.rows import Rows
 from orchestrator.gates.findings import Finding, conclude, counted, listed
 from orchestrator.models.verdict import GateResult, Reason, Verdict
-
-
-class Member(Protocol):
-    """A row, as far as the matrix goes."""
-
-    @property
-    def file(self) -> str: ...  # noqa: D102
-    @property
-    def family(self) -> str: ...  # noqa: D102
-    @property
-    def L(self) -> int | None: ...  # noqa: D102, N802
-    @property
-    def ok(self) -> bool: ...  # noqa: D102
-    @property
-    def mode(self) -> str: ...  # noqa: D102
-    @property
-    def device(self) -> str | None: ...  # noqa: D102
-    @property
-    def nspans(self) -> int | None: ...  # noqa: D102
-    @property
-    def dist(self) -> str | None: ...  # noqa: D102
-
 
 GATE = "completeness matrix"
 _SHAPE = ("N", "H", "D", "Dv", "dtype", "level", "form")
 """What dense and varlen rows must share; streams they need not, nor do they in the document."""
-_shape = attrgetter(*_SHAPE)
 _RUN = ("contract", "device", "torch", "triton", "l2_mib", "sm_max_mhz")
 """What one run on one card has one of."""
-_measured = attrgetter(
+_MEASURED = (
     *(f"{level}_{side}_ms" for level in LEVELS for side in SIDES),
     *(f"{side}_{what}" for side in ("tri", "ref") for what in ("p10", "p90")),
 )
 """Ten times of six digits."""
+_measured = attrgetter(*_MEASURED)
 _MEASURE = "Measure them: a threshold holds for every length above it."
 
 
-def matrix_gate(rows: Sequence[Member]) -> GateResult:
+def matrix_gate(rows: Sequence[Row]) -> GateResult:
     """Judge the cells of all files as one matrix."""
+    rows = Rows.of(rows)
     families: dict[str, set[int]] = {}
     dead: set[str] = set()
     cells = 0
-    for row in rows:
-        if row.L is not None:
-            families.setdefault(row.family, set()).add(row.L)
+    for family, length, ok in rows.columns("family", "L", "ok"):
+        if length is not None:
+            families.setdefault(family, set()).add(length)
             cells += 1
-            if not row.ok:
-                dead.add(f"{row.family} L={row.L}")
+            if not ok:
+                dead.add(f"{family} L={length}")
     tested = set().union(*families.values())
     holes = [
         f"{family} L={length}"
@@ -80,9 +64,8 @@ def matrix_gate(rows: Sequence[Member]) -> GateResult:
     if cells > sum(map(len, families.values())):
         findings += _in_two_files(rows)
     findings += shape_findings(rows)
-    ours = [row for row in rows if isinstance(row, BenchRow)]
-    if ours and len(ours) == len(rows):
-        findings += one_run_findings(ours)
+    if rows and all(isinstance(row, BenchRow) for row in rows):
+        findings += one_run_findings(cast(Rows[BenchRow], rows))
     if not families:
         findings.append(
             Finding(
@@ -98,7 +81,7 @@ def matrix_gate(rows: Sequence[Member]) -> GateResult:
     )
 
 
-def _in_two_files(rows: Sequence[Member]) -> Iterator[Finding]:
+def _in_two_files(rows: Sequence[Row]) -> Iterator[Finding]:
     """A cell of two runs on one card: which of them counts is nobody's choice."""
     first: dict[tuple[str, int | None, str | None], str] = {}
     for row in rows:
@@ -114,21 +97,21 @@ def _in_two_files(rows: Sequence[Member]) -> Iterator[Finding]:
             return
 
 
-def shape_findings(rows: Sequence[Member]) -> Iterator[Finding]:
+def shape_findings(rows: Sequence[Row]) -> Iterator[Finding]:
     """Shapes that one mode has and the other has not, and those without rows of several spans."""
-    shapes: dict[str, set[tuple[object, ...]]] = {}
+    shapes: dict[str, set[tuple[object, ...]]] = {"dense": set(), "varlen": set()}
     scattered = set()
-    for row in rows:
-        shape = _shape(row)
-        shapes.setdefault(row.mode, set()).add(shape)
-        if row.mode == "varlen" and row.nspans != 1 and row.dist != "few":
+    for mode, nspans, dist, *rest in Rows.of(rows).said("mode", "nspans", "dist", *_SHAPE):
+        shape = tuple(rest)
+        shapes.setdefault(mode, set()).add(shape)
+        if mode == "varlen" and nspans != 1 and dist != "few":
             scattered.add(shape)
-    dense, varlen = shapes.get("dense", set()), shapes.get("varlen", set())
+    dense, varlen = shapes["dense"], shapes["varlen"]
     for mode, others, lacking in (
         ("dense", "varlen", dense - varlen),
         ("varlen", "dense", varlen - dense),
     ):
-        if lacking and shapes.get(others):
+        if lacking and shapes[others]:
             yield Finding(
                 Verdict.NOT_VERIFIED,
                 Reason.INCOMPLETE,
@@ -155,7 +138,8 @@ def _named(shapes: Iterable[tuple[object, ...]]) -> list[str]:
 
 def one_run_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
     """What the rows of all files must have in common, and what they must not."""
-    timed = [row for row in rows if not row.interpreted]
+    every = Rows.of(rows)
+    timed = every.select([device != CPU_INTERPRETER for device in every.column("device")])
     for mixed in not_one_run(timed):
         yield Finding(
             Verdict.INVALID,
@@ -164,20 +148,22 @@ def one_run_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
             "Measure both modes on one card in one environment, and judge these files together.",
         )
     for mode in ("dense", "varlen"):
-        if all(row.mode != mode for row in rows):
+        if mode not in every.said("mode"):
             yield Finding(
                 Verdict.NOT_VERIFIED,
                 Reason.NO_EVIDENCE,
                 f"There are no {mode} measurements.",
                 f"Measure {mode} cells too, and name both files: production runs both modes.",
             )
-    yield from _copied([row for row in timed if row.ok])
+    yield from _copied(timed.select(timed.column("ok")))
 
 
-def _copied(rows: Iterable[BenchRow]) -> Iterator[Finding]:
+def _copied(rows: Rows[BenchRow]) -> Iterator[Finding]:
     """Two cells of one card whose measurements agree in every digit: nobody measures so twice."""
+    often = Counter(rows.columns(*_MEASURED[:2]))
+    maybe = [often[both] > 1 for both in rows.columns(*_MEASURED[:2])]
     first: dict[tuple[object, ...], BenchRow] = {}
-    for row in rows:
+    for row in compress(rows, maybe):
         measured = _measured(row)
         if None in measured:
             continue
@@ -195,8 +181,8 @@ def _copied(rows: Iterable[BenchRow]) -> Iterator[Finding]:
 
 def not_one_run(rows: Sequence[BenchRow]) -> Iterator[str]:
     """What the rows of one run on one card do not have two of, and these rows have."""
+    every = Rows.of(rows)
     for name in _RUN:
-        get = attrgetter(name)
-        values = sorted({str(value) for value in set(map(get, rows)) if value})  # 0: unknown
+        values = sorted({str(value) for value in every.said(name) if value})  # 0: unknown
         if len(values) > 1:
             yield f"{name} is {listed(values)}"

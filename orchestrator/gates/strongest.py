@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from operator import attrgetter
+from collections.abc import Iterator
+from typing import Any
 
 from orchestrator.evidence.bench import LEVELS, BenchRow, Level
+from orchestrator.evidence.rows import Rows
 from orchestrator.gates.findings import Finding, listed
 from orchestrator.models.verdict import Reason, Verdict
 
 _SLACK = 1.05
 """By which a time may be above that of more keys: launches and noise, where nothing was missed."""
-_strongest = {
-    level: attrgetter(
-        f"{level}_strongest_ms",
-        f"{level}_strongest",
-        f"{level}_strongest_lo",
-        f"{level}_strongest_hi",
-    )
-    for level in LEVELS
-}
 
 
-def strongest_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
+def strongest_findings(rows: Rows[BenchRow]) -> Iterator[Finding]:
     """Cells whose strongest time is above that of a longer cell of their family."""
-    families: dict[str, list[BenchRow]] = {}
-    for row in rows:
-        families.setdefault(row.family, []).append(row)
+    families = rows.by("family").values()
     for level in LEVELS:
-        missed = [said for some in families.values() for said in _missed(some, level)]
+        missed = [said for family in families for said in _missed(family, level)]
         if missed:
             yield Finding(
                 Verdict.NOT_VERIFIED,
@@ -39,22 +29,29 @@ def strongest_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
             )
 
 
-def _missed(family: Sequence[BenchRow], level: Level) -> Iterator[tuple[str, str]]:
+def _length(cell: tuple[BenchRow, tuple[Any, ...]]) -> int:
+    length: int = cell[1][0]
+    return length
+
+
+def _missed(family: Rows[BenchRow], level: Level) -> Iterator[tuple[str, str]]:
     """From the longest cell on, against the fastest of those that are longer still."""
-    fastest: tuple[float, BenchRow, str] | None = None
-    for row in sorted(family, key=lambda row: row.L, reverse=True):
-        ms, name, low, high = _strongest[level](row)
+    fastest: tuple[float, int, str] | None = None
+    side = f"{level}_strongest"
+    columns = family.columns("L", f"{side}_ms", side, f"{side}_lo", f"{side}_hi")
+    cells = sorted(zip(family, columns, strict=True), key=_length, reverse=True)
+    for row, (length, ms, name, low, high) in cells:
         if ms is None:
             continue
-        if fastest is not None:
+        if fastest is not None and ms > fastest[0] * _SLACK and length < fastest[1]:
             best, longer, theirs = fastest
             wide = high / low if low and high else 1.0
-            if row.L < longer.L and ms > best * max(_SLACK, wide):
-                tail = "" if theirs == name else f"; it was not found at L={row.L}"
+            if ms > best * wide:
+                tail = "" if theirs == name else f"; it was not found at L={length}"
                 yield (
-                    f"{row.where} ({row.family}): {theirs} at L={longer.L} is faster "
-                    f"({best:g} ms) than {name or 'the reference'} at L={row.L} ({ms:g} ms){tail}",
-                    f"Time {theirs} at L={row.L} of that family.",
+                    f"{row.where} ({row.family}): {theirs} at L={longer} is faster "
+                    f"({best:g} ms) than {name or 'the reference'} at L={length} ({ms:g} ms){tail}",
+                    f"Time {theirs} at L={length} of that family.",
                 )
         if fastest is None or ms < fastest[0]:
-            fastest = (ms, row, name or "the reference")
+            fastest = (ms, length, name or "the reference")
