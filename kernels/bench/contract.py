@@ -146,6 +146,13 @@ ROUNDED_ERROR = {"fp16": 8 * 2.0**-10, "bf16": 8 * 2.0**-7, "fp32": 8 * 2.0**-20
 of the order of 1. The benchmark, which has the tensors, holds it to less. (fp32 products may run
 on TF32 units; their outputs are averages, of which that is what is left.)"""
 
+MEAN_FACTOR = 4
+"""How many times the reference's mean error the kernel's may be, and the other way round."""
+ROUNDED_MEAN = {dtype: error / 16 for dtype, error in ROUNDED_ERROR.items()}
+"""And what it may miss beyond that."""
+LARGEST_ERROR = {"fp16": 2.0**-5, "bf16": 2.0**-2, "fp32": 2.0**-8}
+"""No rounding of an output of the order of 1 is as large: a wrong row is. (fp32 as above.)"""
+
 DEFAULT_MARGIN = 1.2
 KEEP_OFF_MIN_L = 2048
 """`sel_triton_min_L` that keeps Triton effectively off (source playbook, Phase 2), where no length

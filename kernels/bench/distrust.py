@@ -15,12 +15,15 @@ from kernels.bench.contract import (
     CPU_INTERPRETER,
     DEVICE_TIMERS,
     DIGITS,
+    LARGEST_ERROR,
     MAX_MAE,
+    MEAN_FACTOR,
     MIN_ITERS,
     NOISE,
     OPERATOR_PATHS,
     RATIO_SLACK,
     ROUNDED_ERROR,
+    ROUNDED_MEAN,
     TRITON_PREFIX,
     WEAK_FALLBACK,
     WIDEST_CONTROL,
@@ -164,7 +167,9 @@ def _timing(row: Mapping[str, str]) -> Iterator[str]:
     if row["timer"] not in DEVICE_TIMERS:
         yield f"timer {row['timer']!r}: not timed on the device"
     flushed, cache = number(row["flush_mib"]), number(row["l2_mib"])
-    if not flushed >= 2 * cache > 0:
+    # what does not fit twice is mostly read from memory, flushed or not
+    large = flushed >= 0 and 2 * number(row["bytes"]) > cache * 2**20 > 0
+    if not (flushed >= 2 * cache > 0 or large):
         yield (
             f"{row['flush_mib'] or 'unknown'} MiB overwritten before an iteration, L2 of "
             f"{row['l2_mib'] or 'unknown'} MiB: nothing shows that it was cold"
@@ -199,9 +204,17 @@ def _errors(row: Mapping[str, str]) -> Iterator[str]:
                 f"{largest} {row[largest] or 'missing'} cannot be the largest of "
                 f"{outputs:.0f} errors with the mean {row[mean]}"
             )
-    limit = 2 * error["ref_max_err"] + ROUNDED_ERROR.get(row["dtype"], math.nan)
-    if error["max_err"] > limit:
-        yield f"kernel is wrong: max_err {row['max_err']} > {limit:.3g}"
+        if error[largest] > LARGEST_ERROR.get(row["dtype"], math.inf):
+            yield f"{side} is wrong: {largest} {row[largest]} is no rounding in {row['dtype']}"
+    rounded = ROUNDED_ERROR.get(row["dtype"], math.nan)
+    rounded_mean = ROUNDED_MEAN.get(row["dtype"], math.nan)
+    for side, prefix, other in (("kernel", "", "ref_"), ("reference", "ref_", "")):
+        limit = 2 * error[f"{other}max_err"] + rounded
+        if error[f"{prefix}max_err"] > limit:
+            yield f"{side} is wrong: {prefix}max_err {row[f'{prefix}max_err']} > {limit:.3g}"
+        limit = MEAN_FACTOR * error[f"{other}mae"] + rounded_mean
+        if error[f"{prefix}mae"] > limit:
+            yield f"{side} is wrong: {prefix}mae {row[f'{prefix}mae']} > {limit:.3g}"
     # a single key has weight 1 whatever its score: there nothing is rounded
     zero = [name for name in _ERRORS if error[name] == 0]
     if zero and row["L"] != "1":

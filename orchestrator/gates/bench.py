@@ -18,6 +18,7 @@ from orchestrator.evidence import EvidenceError
 from orchestrator.evidence.bench import BASES, LEVELS, SIDES, BenchRow, BenchTable, parse_bench
 from orchestrator.evidence.rows import Rows
 from orchestrator.gates.consistency import ratio_findings
+from orchestrator.gates.errors import error_findings
 from orchestrator.gates.findings import (
     AGAIN,
     Finding,
@@ -29,7 +30,7 @@ from orchestrator.gates.findings import (
     unverified,
 )
 from orchestrator.gates.matrix import not_one_run
-from orchestrator.gates.reference import error_findings, kernel_findings, reference_findings
+from orchestrator.gates.reference import kernel_findings, reference_findings
 from orchestrator.gates.statuses import status_findings
 from orchestrator.gates.strongest import strongest_findings
 from orchestrator.gates.timing import noise_bound, timing_findings
@@ -78,7 +79,7 @@ def table_gate(gate: BenchGate, table: BenchTable, gpus: Sequence[str] | None = 
         *_columns(table, ran, timed),
         *_versions(table.rows),
         *_statuses(table.rows),
-        *reference_findings(ran, gate.max_mae),
+        *reference_findings(ran),
         *kernel_findings(ran),
         *error_findings(ran, gate.max_mae),
         *ratio_findings(ran),

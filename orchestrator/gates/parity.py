@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from orchestrator.evidence import EvidenceError
 from orchestrator.evidence.junit import TestCase, TestOutcome, parse_junit
 from orchestrator.evidence.text import NOT_FINITE, NUMBER
+from orchestrator.gates.errors import AS_GOOD_AS_ZERO, MAX_ERR
 from orchestrator.gates.findings import Finding, conclude, counted, listed, malformed
-from orchestrator.gates.reference import AS_GOOD_AS_ZERO, MAX_ERR, kernel_forms
+from orchestrator.gates.reference import kernel_forms
 from orchestrator.models.playbook import ParityGate
 from orchestrator.models.verdict import GateResult, Reason, Verdict
 
@@ -66,6 +67,10 @@ def parity_gate(gate: ParityGate, data: bytes) -> GateResult:
             "limit": gate.max_mae,
             "paths": list(paths),
             "devices": list(devices),
+            "recorded": {
+                device: [*sorted({c.kernel_path for c in measured if c.device == device})]
+                for device in devices
+            },
         },
         f"{counted(len(measured), 'test')} within {gate.max_mae:g}: max MAE {worst or 0:.1e}, "
         f"{listed(paths)} on {listed(devices)}.",

@@ -194,6 +194,18 @@ class TestThresholdCommand:
             ({"iters": ""}, "unknown iterations"),
             ({"mae": "0"}, "errors of exactly zero (mae)"),
             ({"ref_max_err": "0.0"}, "errors of exactly zero (ref_max_err)"),
+            (
+                {"N": "1024", "max_err": "0.04", "ref_max_err": "0.04"},
+                "kernel is wrong: max_err 0.04 is no rounding in fp16",
+            ),
+            (
+                {"N": "1024", "mae": "9e-4", "max_err": "1e-3"},
+                "kernel is wrong: mae 9e-4 > 0.000888",
+            ),
+            (
+                {"N": "1024", "ref_mae": "9e-4", "ref_max_err": "9e-3"},
+                "reference is wrong: ref_max_err 9e-3 > 0.00801",
+            ),
             ({"tri_streams": "2"}, "2 streams against 1, asked for 1"),
             ({"ref_streams": ""}, "1 streams against unknown"),
             ({"L": "256"}, "measured twice"),
