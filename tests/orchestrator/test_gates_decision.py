@@ -408,22 +408,52 @@ def test_what_no_gate_has_judged_decides_nothing(left_out):
     assert [obstacle.reason for obstacle in decision.obstacles] == [Reason.NOT_RUN]
 
 
+def parity(**recorded: list[str]) -> list[GateResult]:
+    """All gates, and parity by the paths that its tests recorded on each device."""
+    found = GateResult(
+        gate="parity p.xml", verdict=Verdict.PASS, message="Fine.", measured={"recorded": recorded}
+    )
+    return [*(gate for gate in GATES if gate.gate != "parity p.xml"), found]
+
+
+BOTH = ["triton.dense.group", "triton.varlen"]
+
+
 @pytest.mark.parametrize(
-    ("devices", "word"),
+    ("recorded", "reason", "word"),
     [
-        (["cpu-interpreter"], "shown on cpu-interpreter, the times are from NVIDIA"),
-        (["NVIDIA L4"], "shown on NVIDIA L4, the times"),
-        ([], "shown on no device, the times"),
+        (
+            {"cpu-interpreter": BOTH},
+            Reason.WRONG_GPU,
+            "shown on cpu-interpreter, the times are from NVIDIA",
+        ),
+        ({"NVIDIA L4": BOTH}, Reason.WRONG_GPU, "shown on NVIDIA L4, the times"),
+        ({}, Reason.WRONG_GPU, "shown on no device, the times"),
+        (
+            {RTX_4090: ["triton.dense"], "cpu-interpreter": BOTH},
+            Reason.NO_EVIDENCE,
+            f"not shown on {RTX_4090} for triton.varlen, which the rows say ran; the tests ran "
+            "triton.dense there",
+        ),
+        ({RTX_4090: ["sdpa_packed"]}, Reason.WRONG_GPU, "shown on"),
     ],
 )
-def test_parity_on_another_device_decides_nothing(devices, word):
-    parity = GateResult(
-        gate="parity p.xml", verdict=Verdict.PASS, message="Fine.", measured={"devices": devices}
-    )
-    decision = decided(*GOOD, gates=[*(g for g in GATES if g.gate != "parity p.xml"), parity])
+def test_parity_of_another_card_or_kernel_decides_nothing(recorded, reason, word):
+    decision = decided(*GOOD, gates=parity(**recorded))
     assert decision.outcome is Outcome.UNDECIDED
-    assert [obstacle.reason for obstacle in decision.obstacles] == [Reason.WRONG_GPU]
+    assert [obstacle.reason for obstacle in decision.obstacles] == [reason]
     assert word in decision.obstacles[0].message
+    assert decided(*GOOD, gates=parity(**{RTX_4090: BOTH})).outcome is Outcome.ENABLE
+
+
+def test_the_form_that_decides_is_told_from_the_others_however_it_was_launched():
+    split = "triton.ranges_split.group+ranges_combine.group"
+    launched = {"kernel": split, "operator_launched": split, "kernel_launched": ""}
+    rows = [timed(mode, 1.5, 1.5, 1.5, **launched) for mode in ("dense", "varlen")]
+    assert decided(*rows, gates=parity(**{RTX_4090: ["triton.ranges.group"]})).min_L == 64
+    for other in (BOTH, ["triton.ranges.head"], ["triton.ranges"]):
+        (obstacle,) = decided(*rows, gates=parity(**{RTX_4090: other})).obstacles
+        assert "for triton.ranges.group, which the rows say ran" in obstacle.message
 
 
 def test_a_bound_above_the_ratio_of_the_times_counts_as_that_ratio():

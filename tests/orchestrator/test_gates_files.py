@@ -111,6 +111,7 @@ def test_parity_passes():
         "limit": 1e-3,
         "paths": ["triton.dense", "triton.dense_group"],
         "devices": [RTX_4090],
+        "recorded": {RTX_4090: ["triton.dense", "triton.dense_group"]},
     }
 
 
