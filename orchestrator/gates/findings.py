@@ -47,7 +47,7 @@ def conclude(
 ) -> GateResult:
     """PASS with the message `passed`, or the worst finding, with the others beside it.
 
-    Of several, `findings` in `measured` has each with its own remedy, the worst first.
+    `findings` in `measured` has each with its reason and its own remedy, the worst first.
     """
     if not findings:
         return GateResult(gate=gate, verdict=Verdict.PASS, message=passed, measured=measured)
@@ -56,7 +56,6 @@ def conclude(
     others = [finding for finding in findings if finding is not first]
     message = first.message
     if others:
-        measured = {**measured, "findings": [_as_json(f) for f in (first, *others)]}
         message += " Also: " + " ".join(finding.message for finding in others[: _SHOWN - 1])
         if len(others) >= _SHOWN:
             message += f" And {len(others) - _SHOWN + 1} more."
@@ -65,7 +64,7 @@ def conclude(
         verdict=verdict,
         reason=first.reason,
         message=message,
-        measured=measured,
+        measured={**measured, "findings": [_as_json(f) for f in (first, *others)]},
         next_step=first.next_step,
     )
 
@@ -73,6 +72,7 @@ def conclude(
 def _as_json(finding: Finding) -> JsonValue:
     return {
         "verdict": finding.verdict.value,
+        "reason": finding.reason.value,
         "message": finding.message,
         "next_step": finding.next_step,
     }
@@ -80,25 +80,25 @@ def _as_json(finding: Finding) -> JsonValue:
 
 def malformed(gate: str, error: EvidenceError) -> GateResult:
     """The file is not what it claims to be."""
-    return GateResult(
-        gate=gate,
-        verdict=Verdict.INVALID,
-        reason=Reason.MALFORMED,
-        message=f"The file cannot be read as evidence: {error}.",
-        measured={"file": error.file, "line": error.line, "column": error.column},
-        next_step=f"Look at {error.file} for what it really is, and measure again.",
+    remedy = error.remedy or f"Look at {error.file} for what it really is, and measure again."
+    return conclude(
+        gate,
+        [invalid(f"The file cannot be read as evidence: {error}.", remedy)],
+        {"file": error.file, "line": error.line, "column": error.column},
+        "",
     )
 
 
-def missing(gate: str, file: str, *, empty: bool = False) -> GateResult:
+_UNWRITTEN = "Read the step's log for why it was not written, and run the step again."
+
+
+def missing(
+    gate: str, file: str, *, empty: bool = False, next_step: str = _UNWRITTEN
+) -> GateResult:
     """The job left no such file, or an empty one."""
     what = f"{file} is empty" if empty else f"The job left no {file}"
-    return GateResult(
-        gate=gate,
-        verdict=Verdict.NOT_VERIFIED,
-        reason=Reason.NO_EVIDENCE,
-        message=f"{what}, so there is nothing to judge.",
-        next_step="Read the step's log for why it was not written, and run the step again.",
+    return conclude(
+        gate, [unverified(f"{what}, so there is nothing to judge.", next_step)], {}, ""
     )
 
 
