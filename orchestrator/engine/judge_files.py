@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from kernels.bench import contract
 from orchestrator.errors import UsageError
 from orchestrator.evidence import EvidenceError
 from orchestrator.evidence.bench import BenchRow, parse_bench
 from orchestrator.evidence.canary import Canary, is_canary, parse_canary
-from orchestrator.evidence.foreign import ForeignRow, parse_foreign
+from orchestrator.evidence.foreign import Row, parse_foreign
+from orchestrator.evidence.rows import Rows
 from orchestrator.evidence.telemetry import Telemetry, is_telemetry, parse_telemetry
 from orchestrator.evidence.text import with_commas
 from orchestrator.gates.bench import table_gate
@@ -36,7 +38,6 @@ from orchestrator.models.verdict import (
 )
 
 LARGEST = 64 * 2**20
-_Row = BenchRow | ForeignRow
 _HEAD = 8192
 _GZIP = b"\x1f\x8b"
 
@@ -94,9 +95,10 @@ def judge_files(
         )
     notes: list[str] = []
     gates = list(given.broken)
-    rows: list[_Row] = []
+    tables: list[Rows[Row]] = []
     for name, data in given.benches.items():
-        gates += _judge_bench(name, data, given, device, rows, notes)
+        gates += _judge_bench(name, data, given, device, tables, notes)
+    rows = Rows.joined(tables)
     if rows:
         gates.append(matrix_gate(rows))
     for name, data in given.junit.items():
@@ -167,14 +169,14 @@ def _judge_bench(
     data: bytes,
     given: _Given,
     device: str | None,
-    rows: list[_Row],
+    tables: list[Rows[Row]],
     notes: list[str],
 ) -> list[GateResult]:
-    """All gates of one CSV; its rows are added to `rows`."""
+    """All gates of one CSV; its rows are added to `tables`."""
     if not data.strip():
         return [missing(f"bench {name}", name, empty=True)]
     canary, telemetry = _canary_of(name, given), _telemetry_of(name, given)
-    found: Sequence[_Row]
+    found: Rows[Row]
     try:
         gates: list[GateResult] = []
         if _is_ours(data):
@@ -192,7 +194,7 @@ def _judge_bench(
             gates += foreign_gates(foreign)
     except EvidenceError as error:
         return [malformed(f"bench {name}", error)]
-    rows += found
+    tables.append(found)
     l2, launch_us = (canary.l2_tb_per_s, canary.launch_us) if canary else (None, None)
     return [
         physics_gate(name, found, device=device, l2_tb_per_s=l2, launch_us=launch_us),
@@ -236,12 +238,12 @@ def _understood(name: str, renamed: Mapping[str, str], unknown: Sequence[str]) -
 
 
 def _decide(
-    rows: Sequence[_Row], gates: Sequence[GateResult], margin: float, kinds: Sequence[str]
+    rows: Rows[Row], gates: Sequence[GateResult], margin: float, kinds: Sequence[str]
 ) -> Decision:
     """The run's own decision where all rows are this project's; foreign ones decide nothing."""
-    ours = [row for row in rows if isinstance(row, BenchRow)]
-    if ours and len(ours) == len(rows):
-        dense, varlen = ([row for row in ours if row.mode == mode] for mode in ("dense", "varlen"))
+    if rows and all(isinstance(row, BenchRow) for row in rows):
+        modes = cast(Rows[BenchRow], rows).by("mode")
+        dense, varlen = (modes.get(mode, ()) for mode in ("dense", "varlen"))
         return decide(dense, varlen, margin, gates, kinds=kinds)
     obstacles = [
         Obstacle(reason=gate.reason or Reason.NO_EVIDENCE, message=f"{gate.gate}: {gate.message}")
@@ -267,7 +269,7 @@ def _decide(
     )
 
 
-def _at_their_word(rows: Sequence[_Row], margin: float) -> str:
+def _at_their_word(rows: Sequence[Row], margin: float) -> str:
     try:
         found = contract.threshold([row.cell() for row in rows], margin)
     except (EvidenceError, contract.ContractError):

@@ -6,7 +6,8 @@ all over the memory, the numbers of one column lie together, and most columns sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from itertools import chain, product
 from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
@@ -17,15 +18,17 @@ class Rows(tuple[R_co, ...], Generic[R_co]):
     """Rows in their order. A column is any attribute of theirs, by its name."""
 
     _columns: dict[str, Sequence[Any]]
-    _origin: tuple[Rows[R_co], Sequence[int]] | None
-    """The rows that these were picked from, and which of them they are."""
+    _said: dict[str, set[Any]]
+    _find: Callable[[str], Sequence[Any]] | None
+    """Where a column comes from that is not in `_columns` yet, if not from the rows."""
 
     def __new__(  # noqa: D102
         cls, rows: Iterable[R_co] = (), columns: Mapping[str, Sequence[Any]] | None = None
     ) -> Rows[R_co]:
         self = super().__new__(cls, rows)
         self._columns = dict(columns or {})
-        self._origin = None
+        self._said = {}
+        self._find = None
         return self
 
     @classmethod
@@ -33,15 +36,18 @@ class Rows(tuple[R_co, ...], Generic[R_co]):
         """The same rows; themselves, where they have columns already."""
         return rows if isinstance(rows, Rows) else cls(rows)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Rows[R_co]]) -> Rows[R_co]:
+        """All rows, those of one part after those of another."""
+        rows = cls(chain.from_iterable(parts))
+        rows._find = lambda name: [*chain.from_iterable(part.column(name) for part in parts)]
+        return rows
+
     def column(self, name: str) -> Sequence[Any]:
         """What each row says of `name`."""
         if name not in self._columns:
-            if self._origin is None:
-                self._columns[name] = list(map(attrgetter(name), self))
-            else:
-                whole, numbers = self._origin
-                column = whole.column(name)
-                self._columns[name] = [column[number] for number in numbers]
+            find = self._find
+            self._columns[name] = find(name) if find else list(map(attrgetter(name), self))
         return self._columns[name]
 
     def columns(self, *names: str) -> Iterator[tuple[Any, ...]]:
@@ -50,13 +56,20 @@ class Rows(tuple[R_co, ...], Generic[R_co]):
 
     def having(self, **columns: Sequence[Any]) -> Rows[R_co]:
         """The same rows with more columns, which may be of anything that belongs to them."""
-        rows = Rows(self, {**self._columns, **columns})
-        rows._origin = self._origin
+        rows = Rows(self, columns)
+        rows._find = self.column
         return rows
 
-    def said(self, *names: str) -> set[Any]:
+    def said(self, *names: str) -> Set[Any]:
         """The different things that rows say of `names`: values of one name, tuples of several."""
-        return set(self.column(names[0]) if len(names) == 1 else self.columns(*names))
+        if len(names) > 1:
+            each = [self.said(name) for name in names]
+            several = sum(len(values) > 1 for values in each) > 1
+            return set(self.columns(*names) if several else product(*each))
+        (name,) = names
+        if name not in self._said:
+            self._said[name] = set(self.column(name))
+        return self._said[name]
 
     def where(self, wrong: Callable[..., object], *names: str) -> list[R_co]:
         """Rows whose values of `names` are `wrong`, which is asked once of equal ones."""
@@ -78,15 +91,20 @@ class Rows(tuple[R_co, ...], Generic[R_co]):
 
     def by(self, *names: str) -> dict[Any, Rows[R_co]]:
         """Rows that say the same of `names`, by what they say; in the order of their first rows."""
-        values = self.column(names[0]) if len(names) == 1 else list(self.columns(*names))
-        if len(set(values)) < 2:
-            return dict.fromkeys(values, self)
+        said = self.said(*names)
+        if len(said) < 2:
+            return dict.fromkeys(said, self)
+        values = self.column(names[0]) if len(names) == 1 else self.columns(*names)
         groups: dict[Any, list[int]] = {}
         for number, value in enumerate(values):
             groups.setdefault(value, []).append(number)
         return {value: self._at(numbers) for value, numbers in groups.items()}
 
     def _at(self, numbers: Sequence[int]) -> Rows[R_co]:
-        some = Rows([self[number] for number in numbers])
-        some._origin = self, numbers
-        return some
+        def picked(name: str) -> Sequence[Any]:
+            column = self.column(name)
+            return [column[number] for number in numbers]
+
+        rows = Rows([self[number] for number in numbers])
+        rows._find = picked
+        return rows

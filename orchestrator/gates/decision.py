@@ -40,7 +40,7 @@ def decide(
     measured speedups decides; `current_min_L` is the threshold in force, which KEEP_OFF never
     lowers; `kinds` of gates must be among them, beside the `bench` gate of every CSV.
     """
-    rows = Rows((*dense, *varlen))
+    rows = Rows.joined([Rows.of(dense), Rows.of(varlen)])
     waivers = tuple(dict.fromkeys(gate.waiver for gate in gates if gate.waiver))
     obstacles = list(dict.fromkeys(_obstacles(dense, varlen, gates, kinds)))
     cells: list[contract.Cell] = []

@@ -162,6 +162,7 @@ class _Seen:
     def take(self, rows: Rows[Row]) -> None:
         """Add all cells; those of the same samples and clocks are judged once."""
         windows: dict[tuple[object, ...], _Window] = {}
+        gaps = self._long_gaps
         cells = rows.columns("began_ms", "ended_ms", "sm_mhz", "sm_max_mhz")
         for number, (began, ended, sm_mhz, sm_max_mhz) in enumerate(cells):
             if began is None or ended is None or ended < began:
@@ -179,7 +180,7 @@ class _Seen:
                 window = windows[key] = self._window(samples, within, sm_mhz, sm_max_mhz)
             if not window.quiet:
                 self._take(rows[number], window)
-            if any(last < ended and then > began for last, then in self._long_gaps):
+            if gaps and any(last < ended and then > began for last, then in gaps):
                 self.gaps.append(cell_name(rows[number]))
 
     def _take(self, row: Row, window: _Window) -> None:
