@@ -29,6 +29,7 @@ from orchestrator.gates.findings import (
     malformed,
     unverified,
 )
+from orchestrator.gates.levels import level_findings
 from orchestrator.gates.matrix import not_one_run
 from orchestrator.gates.reference import kernel_findings, reference_findings
 from orchestrator.gates.statuses import status_findings
@@ -84,6 +85,7 @@ def table_gate(gate: BenchGate, table: BenchTable, gpus: Sequence[str] | None = 
         *error_findings(ran, gate.max_mae),
         *ratio_findings(ran),
         *timing_findings(timed),
+        *level_findings(timed),
         *strongest_findings(timed),
         *_machine(table, gpus),
     ]

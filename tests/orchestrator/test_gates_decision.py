@@ -265,7 +265,7 @@ FLAWS = {
 def measured(mode: str, cells) -> list[dict[str, object]]:
     found = []
     for length, (low, state) in zip(LENGTHS, cells, strict=True):
-        ms = length / 64 * (1.0 if mode == "dense" else 1.001)
+        ms = length / 320 * (1.0 if mode == "dense" else 1.001)
         told = {"speedup": low, "speedup_lo": low, "speedup_hi": low}
         values = row(mode, length, tri_ms=ms / low, ref_ms=ms, **told)
         if state != "missing":
