@@ -351,10 +351,18 @@ class _Reading:
     def _refuse(self, row: BenchRow, column: str, problem: str | None) -> NoReturn:
         if problem == _EMPTY and column not in self._names:
             problem = "missing from the header"
-        raise EvidenceError(str(problem), file=self._file, line=row.line, column=column)
+        newer = column == "contract" and (row.contract or 0) > contract.CONTRACT_VERSION
+        raise EvidenceError(
+            str(problem),
+            file=self._file,
+            line=row.line,
+            column=column,
+            remedy=_UPDATE if newer else None,
+        )
 
 
 _EMPTY = "empty"
+_UPDATE = "Update orchestrate: a newer benchmark wrote this."
 
 
 def _no_mode(mode: str | None) -> str | None:

@@ -69,12 +69,14 @@ class Slice:
         if math.isfinite(parsed):
             return parsed
         if needed:
-            hint = ": write a point, not a decimal comma" if DECIMAL_COMMA.fullmatch(value) else ""
-            self._bad(number, name, f"{value[:40]!r} is not {what}{hint}")
+            comma = DECIMAL_COMMA.fullmatch(value)
+            remedy = "Write a point, not a decimal comma." if comma else None
+            self._bad(number, name, f"{value[:40]!r} is not {what}", remedy)
         return None
 
-    def _bad(self, number: int, column: str, problem: str) -> NoReturn:
-        raise EvidenceError(problem, file=self.file, line=self.lines[number], column=column)
+    def _bad(self, number: int, column: str, problem: str, remedy: str | None) -> NoReturn:
+        line = self.lines[number]
+        raise EvidenceError(problem, file=self.file, line=line, column=column, remedy=remedy)
 
 
 def plain_numbers(fields: Sequence[str], kind: type) -> Sequence[int | float] | None:

@@ -186,8 +186,8 @@ class _Reader:
         rows = self._rows(header) if count else Rows[ForeignRow]()
         return ForeignTable(self._name, rows, header.renamed, header.unknown, end is not None)
 
-    def _error(self, problem: str, column: str | None = None) -> EvidenceError:
-        return EvidenceError(problem, file=self._name, line=self._csv.line_num, column=column)
+    def _error(self, problem: str, remedy: str | None = None) -> EvidenceError:
+        return EvidenceError(problem, file=self._name, line=self._csv.line_num, remedy=remedy)
 
     def _read(self) -> str | None:
         """Take in all lines; what the end mark counts, None where there is none."""
@@ -218,7 +218,13 @@ class _Reader:
         """Fill up a row that ends in a word of failure, and return that word."""
         missing = width - len(fields)
         word = next((field for field in fields if field.upper().startswith(_FAILURES)), None)
-        if word is None or missing < 0:
+        if missing < 0:
+            raise self._error(
+                f"{len(fields)} fields, the header names {width}: decimal commas, or two files in "
+                "one",
+                remedy="Write decimal points: commas stand between fields only.",
+            )
+        if word is None:
             raise self._error(
                 f"{len(fields)} fields, the header names {width}: truncated, or two files in one"
             )

@@ -89,13 +89,12 @@ def read_header(fields: Sequence[str], file: str, line: int) -> Header:
     """What each column means.
 
     Raises:
-        EvidenceError: it names no L and no time, or two columns have one meaning.
+        EvidenceError: it names no L or no time, or two columns have one meaning.
     """
     refuse_wide(fields, file, line)
     names, plains = [], []
     for field in fields:
-        lower = field.lower().translate(MICRO)
-        plain = re.sub(r"[^a-z0-9]+", "_", lower).strip("_")
+        plain = _plain(field)
         in_ms = _IN_US.sub("_ms", plain)
         name = _NAMES.get(plain)
         if name is None and in_ms != plain and _NAMES.get(in_ms) in TIMES:
@@ -111,9 +110,11 @@ def read_header(fields: Sequence[str], file: str, line: int) -> Header:
                 raise EvidenceError(f"{both} both mean {name}", file=file, line=line, column=name)
             for index in set(claims) - {chosen}:
                 names[index] = _CONTRACT.get(plains[index], fields[index])
-    if "L" not in names or not set(TIMES) & set(names):
+    there = {"L": "L" in names, "time": not set(TIMES).isdisjoint(names)}
+    if not all(there.values()):
         raise EvidenceError(
-            "the header names no L and no time: expected "
+            f"the header names {' and '.join(f'no {name}' for name in there if not there[name])}: "
+            "expected "
             f"{','.join(contract.DENSE_COLUMNS)}, or variants such as triton_ms and sdpa_ms",
             file=file,
             line=line,
@@ -122,6 +123,17 @@ def read_header(fields: Sequence[str], file: str, line: int) -> Header:
         n for n, plain in zip(names, plains, strict=True) if n in TIMES and _IN_US.search(plain)
     }
     return Header(tuple(fields), tuple(names), frozenset(micro))
+
+
+def is_known(field: str) -> bool:
+    """Whether a column is the contract's, or a variant of one."""
+    plain = _plain(field)
+    return plain in _NAMES or _IN_US.sub("_ms", plain) in _NAMES
+
+
+def _plain(field: str) -> str:
+    """In lower case, with underscores for signs."""
+    return re.sub(r"[^a-z0-9]+", "_", field.lower().translate(MICRO)).strip("_")
 
 
 def _chosen(name: str, claims: Sequence[int], plains: Sequence[str]) -> int | None:

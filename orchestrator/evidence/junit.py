@@ -14,6 +14,7 @@ from typing import NoReturn
 from xml.parsers import expat
 
 from orchestrator.evidence.errors import EvidenceError
+from orchestrator.evidence.text import refuse_other_kinds
 
 MAX_BYTES = 16 * 2**20
 MAX_TESTS = 100_000
@@ -85,13 +86,14 @@ def parse_junit(data: bytes, name: str = "JUnit file") -> Suite:
     """Read a JUnit file.
 
     Raises:
-        EvidenceError: not XML, not JUnit, a document type or entity, too large, a time that is
-            no number, or one property recorded twice with different values.
+        EvidenceError: another kind of file, not XML, not JUnit, a document type or entity, too
+            large, a time that is no number, or one property recorded twice with different values.
     """
     if len(data) > MAX_BYTES:
         raise EvidenceError(
             f"{len(data)} bytes, more than the {MAX_BYTES} that are read", file=name
         )
+    refuse_other_kinds(data, name)
     return _Reader(name).read(data)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import re
@@ -16,26 +17,49 @@ NOT_FINITE = re.compile(r"[+-]?(nan|inf(inity)?)", re.IGNORECASE | re.ASCII)
 MAX_COLUMNS = 1000
 """More than any table of measurements has."""
 _HEAD = 8192
+_UTF_8 = "Save it as UTF-8."
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_OTHER_KINDS = {
+    b"PK\x03\x04": ("an Excel workbook or another zip archive", "Export the sheet as CSV (UTF-8)."),
+    b"\x1f\x8b": ("compressed", "gunzip it, and name what comes out."),
+    b"%PDF": ("a PDF", "Find the CSV that its tables were made from."),
+}
+"""What a file is that begins so, and what to do then."""
+_PAGE = re.compile(rb"\s*<(!doctype\s+html|html)\b", re.IGNORECASE)
 
 
 def text_of(data: bytes, file: str, max_bytes: int) -> str:
     """The file's text, without its byte order mark.
 
     Raises:
-        EvidenceError: more than `max_bytes`, or not UTF-8.
+        EvidenceError: more than `max_bytes`, another kind of file, or not UTF-8.
     """
     if len(data) > max_bytes:
         raise EvidenceError(
             f"{len(data)} bytes, more than the {max_bytes} that are read", file=file
         )
+    refuse_other_kinds(data, file)
     if data.startswith(_UTF_16):
-        raise EvidenceError("UTF-16, not UTF-8 text: save it as UTF-8", file=file)
+        raise EvidenceError("UTF-16, not UTF-8 text", file=file, remedy=_UTF_8)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise EvidenceError("not UTF-8 text", file=file, line=line) from None
+        raise EvidenceError("not UTF-8 text", file=file, line=line, remedy=_UTF_8) from None
+
+
+def refuse_other_kinds(data: bytes, file: str) -> None:
+    """Refuse what is no text of measurements at all, by how it begins.
+
+    Raises:
+        EvidenceError: a workbook, an archive, a PDF or an HTML page.
+    """
+    for begin, (what, remedy) in _OTHER_KINDS.items():
+        if data.startswith(begin):
+            raise EvidenceError(what, file=file, remedy=remedy)
+    if _PAGE.match(data.removeprefix(codecs.BOM_UTF8)):
+        remedy = "Download the file itself: this is a page about it, or a server's error."
+        raise EvidenceError("an HTML page", file=file, remedy=remedy)
 
 
 def delimiter_of(text: str) -> str:

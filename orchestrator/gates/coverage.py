@@ -100,8 +100,9 @@ def _shown(gates: Sequence[GateResult]) -> dict[str, set[str]] | None:
 
 
 def _forms(name: str) -> set[str]:
-    """Paths to which a record belongs: `triton.ranges_split.group+ranges_combine.group` is one of
-    `triton.ranges.group`. None of a name that is no kernel's.
+    """Paths that a record is one of; none of a name that is no kernel's.
+
+    `triton.ranges_split.group+ranges_combine.group` is one of `triton.ranges.group`.
     """
     if not kernel_forms(name):
         return set()

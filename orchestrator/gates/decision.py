@@ -131,9 +131,7 @@ def _obstacles(
         findings += coverage_findings(rows, gates)
     if MATRIX not in judged:
         findings += (*shape_findings(rows), *one_run_findings(rows))
-    obstacles += [
-        Obstacle(reason=finding.reason, message=finding.message) for finding in findings
-    ]
+    obstacles += [Obstacle(reason=finding.reason, message=finding.message) for finding in findings]
     for mode, table in (("dense", dense), ("varlen", varlen)):
         obstacles += [
             Obstacle(

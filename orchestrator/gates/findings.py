@@ -97,9 +97,7 @@ def missing(
 ) -> GateResult:
     """The job left no such file, or an empty one."""
     what = f"{file} is empty" if empty else f"The job left no {file}"
-    return conclude(
-        gate, [unverified(f"{what}, so there is nothing to judge.", next_step)], {}, ""
-    )
+    return conclude(gate, [unverified(f"{what}, so there is nothing to judge.", next_step)], {}, "")
 
 
 def listed(names: Iterable[object], shown: int = _SHOWN, *, between: str = ", ") -> str:

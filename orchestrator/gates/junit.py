@@ -13,11 +13,17 @@ from orchestrator.models.playbook import TestsGate
 from orchestrator.models.verdict import GateResult, Reason, Verdict
 
 
-def tests_gate(gate: TestsGate, data: bytes, *, declared: bool = True) -> GateResult:
-    """Judge a JUnit file by its counts.
+def tests_gate(gate: TestsGate, data: bytes) -> GateResult:
+    """Judge a JUnit file by its counts."""
+    return _judged(gate, data, most=False)
 
-    Where nobody `declared` how many tests must pass, no more may be skipped than passed.
-    """
+
+def most_tests_gate(file: str, data: bytes) -> GateResult:
+    """Judge one of which nobody declared how many tests must pass: no fewer than were skipped."""
+    return _judged(TestsGate(gate="tests", file=file), data, most=True)
+
+
+def _judged(gate: TestsGate, data: bytes, *, most: bool) -> GateResult:
     name = f"tests {gate.file}"
     try:
         suite = parse_junit(data, gate.file)
@@ -31,13 +37,13 @@ def tests_gate(gate: TestsGate, data: bytes, *, declared: bool = True) -> GateRe
     also = f", {skipped} skipped" if skipped else ""
     return conclude(
         name,
-        _findings(suite, gate.min_passed, declared=declared),
+        _findings(suite, gate.min_passed, most=most),
         {**measured, "min_passed": gate.min_passed},
         f"{counted(passed, 'test')} passed, none failed{also}.",
     )
 
 
-def _findings(suite: Suite, min_passed: int, *, declared: bool) -> list[Finding]:
+def _findings(suite: Suite, min_passed: int, *, most: bool) -> list[Finding]:
     bad = suite.having(TestOutcome.FAILED, TestOutcome.ERROR)
     if bad:
         first = f" The first says: {_brief(bad[0].message)}." if bad[0].message else ""
@@ -88,14 +94,14 @@ def _findings(suite: Suite, min_passed: int, *, declared: bool) -> list[Finding]
                 "Find out why tests were skipped or not collected, or correct min_passed.",
             )
         ]
-    if not declared and passed < len(skipped):
+    if most and passed < len(skipped):
         why = f" ({_brief(skipped[0].message)})" if skipped[0].message else ""
         return [
             Finding(
                 Verdict.NOT_VERIFIED,
                 Reason.TOO_FEW_TESTS,
-                f"{counted(passed, 'test')} passed and {len(skipped)} were skipped{why}: those that "
-                "ran do not stand for the rest.",
+                f"{counted(passed, 'test')} passed and {len(skipped)} were skipped{why}: those "
+                "that ran do not stand for the rest.",
                 "Remove the cause of the skip; the GPU parity tests need NSA_TEST_TRITON_SEL=1.",
             )
         ]

@@ -110,8 +110,9 @@ def test_a_word_is_one_of_the_contracts(column, value):
 
 
 def test_a_decimal_comma_is_called_one():
-    with pytest.raises(EvidenceError, match="'0,18' is not a finite number: write a point, not a"):
+    with pytest.raises(EvidenceError, match="'0,18' is not a finite number") as caught:
         parse_bench(csv_of("dense", row("dense", 64, tri_ms='"0,18"')))
+    assert caught.value.remedy == "Write a point, not a decimal comma."
 
 
 def test_a_varlen_row_needs_its_spans():

@@ -254,7 +254,8 @@ def test_a_spreadsheets_utf_16_is_called_that(tmp_path: Path) -> None:
     file = tmp_path / "x.csv"
     file.write_bytes(f"{HEADER}\n".encode("utf-16"))
     (gate,) = judged(file)["gates"]
-    assert "UTF-16, not UTF-8 text: save it as UTF-8" in gate["message"]
+    assert "UTF-16, not UTF-8 text" in gate["message"]
+    assert gate["next_step"] == "Save it as UTF-8."
 
 
 def test_a_decimal_comma_is_called_one(tmp_path: Path) -> None:

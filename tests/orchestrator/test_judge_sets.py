@@ -265,7 +265,7 @@ def test_skipped_tests_beside_the_csvs_count(tmp_path: Path) -> None:
         (junit(junit_case("t", inner=skip("no flag"))), "NOT_VERIFIED", "skipped is not passed"),
         (junit(), "NOT_VERIFIED", "No test was collected"),
         (b'<!DOCTYPE x [<!ENTITY a "b">]><testsuites/>', "INVALID", "a document type or entity"),
-        (b"<html><body>404</body></html>", "INVALID", "not a JUnit file"),
+        (b"<svg/>", "INVALID", "not a JUnit file"),
     ],
 )
 def test_test_results_alone_are_judged(
