@@ -19,6 +19,7 @@ from orchestrator.evidence.bench import LEVELS, SIDES, BenchRow
 from orchestrator.evidence.foreign import Row
 from orchestrator.evidence.rows import Rows
 from orchestrator.gates.findings import Finding, conclude, counted, listed
+from orchestrator.gates.timing import timed_at_once
 from orchestrator.models.verdict import GateResult, Reason, Verdict
 
 GATE = "completeness matrix"
@@ -155,7 +156,17 @@ def one_run_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
                 f"There are no {mode} measurements.",
                 f"Measure {mode} cells too, and name both files: production runs both modes.",
             )
-    yield from _copied(timed.select(timed.column("ok")))
+    ran = timed.select(timed.column("ok"))
+    yield from _copied(ran)
+    for first, second in timed_at_once(ran):
+        if first.file != second.file:  # within a file it is said of the file
+            yield Finding(
+                Verdict.NOT_VERIFIED,
+                Reason.MACHINE_DISTURBED,
+                f"{first.where} and {second.where} were timed at once (began_ms, ended_ms): that "
+                f"each had a {first.device} to itself is not shown.",
+                "Run one benchmark at a time.",
+            )
 
 
 def _copied(rows: Rows[BenchRow]) -> Iterator[Finding]:

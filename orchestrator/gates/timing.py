@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from operator import itemgetter
 
@@ -17,11 +18,23 @@ from orchestrator.evidence.bench import SIDES, BenchRow
 from orchestrator.evidence.cards import MIB, find_card, is_slice
 from orchestrator.evidence.rows import Rows
 from orchestrator.gates.consistency import BOUNDS
-from orchestrator.gates.findings import AGAIN, Finding, invalid, lengths_of, listed, unverified
+from orchestrator.gates.findings import (
+    AGAIN,
+    Finding,
+    counted,
+    invalid,
+    lengths_of,
+    listed,
+    unverified,
+)
 from orchestrator.models.verdict import Reason, Verdict
 
-_SPREAD = 0.1
-"""Coefficient of variation from which on no interval of medians has no width."""
+_SPREAD = ("iters", "tri_ms", "tri_p10", "tri_p90", "ref_ms", "ref_p10", "ref_p90")
+_NARROWEST = 0.05
+"""Of the width that the spread implies. Sides that vary together have a steadier ratio; on an H200
+it was never below 0.59."""
+_STILL = 1e-4
+"""A width, relative, that six digits do not show."""
 _SHARED = 0.5
 """Of the shorter of two cells, that they may have been timed at once: wall clocks are set."""
 _OTHER_CACHE = 2.0
@@ -57,7 +70,14 @@ def timing_findings(rows: Rows[BenchRow]) -> Iterator[Finding]:
             "the device: launches and waiting are in the times.",
             "Time with device events, or a captured graph.",
         )
-    yield from _at_once(rows)
+    for first, second in timed_at_once(rows):
+        yield invalid(
+            f"{first.where} and line {second.line} were timed at once, {_window(first)} and "
+            f"{_window(second)} (began_ms, ended_ms): one card ran both, or one is a copy of the "
+            "other.",
+            "Run one benchmark at a time, and keep its rows as they are.",
+            Reason.MACHINE_DISTURBED,
+        )
     yield from _sides(rows)
     yield from _control(rows)
     yield from _widths(rows)
@@ -103,22 +123,20 @@ def believed(row: BenchRow, bounds: tuple[float, float] | None) -> tuple[float, 
     return min(low, middle * (1 - UNSETTLED)), max(high, middle * (1 + UNSETTLED))
 
 
-def _at_once(rows: Rows[BenchRow]) -> Iterator[Finding]:
-    """Cells of one file are timed one after the other."""
+def timed_at_once(rows: Rows[BenchRow]) -> Iterator[tuple[BenchRow, BenchRow]]:
+    """The first two cells whose times overlap, if any do: a card times one after the other."""
     windows = rows.columns("began_ms", "ended_ms")
     timed = [(began, ended, number) for number, (began, ended) in enumerate(windows)
              if began and ended]  # fmt: skip
     timed.sort()
     for (began, ended, first), (then, end, second) in itertools.pairwise(timed):
         if then < ended and min(ended, end) - then > _SHARED * min(ended - began, end - then) > 0:
-            yield invalid(
-                f"{rows[first].where} and line {rows[second].line} were timed at once, from "
-                f"{began} to {ended} and from {then} to {end} (began_ms, ended_ms): one card ran "
-                "both, or one is a copy of the other.",
-                "Run one benchmark at a time, and keep its rows as they are.",
-                Reason.MACHINE_DISTURBED,
-            )
+            yield rows[first], rows[second]
             return
+
+
+def _window(row: BenchRow) -> str:
+    return f"from {row.began_ms} to {row.ended_ms}"
 
 
 def _sides(rows: Rows[BenchRow]) -> Iterator[Finding]:
@@ -203,25 +221,50 @@ def _control(rows: Rows[BenchRow]) -> Iterator[Finding]:
 
 
 def _widths(rows: Rows[BenchRow]) -> Iterator[Finding]:
-    """Intervals without a width, of times that vary."""
-    spread = [max(ours or 0, theirs or 0) for ours, theirs in rows.columns("tri_cv", "ref_cv")]
-    if max(spread, default=0) <= _SPREAD:
-        return
+    """Intervals that are far narrower than the spread of the times allows."""
+    allowed = [_half_width(*row) for row in rows.columns(*_SPREAD)]
     for name, (lower, upper, *_) in BOUNDS.items():
-        bounds = zip(spread, rows.columns(lower, upper), strict=True)
-        sure = [
+        # the spread is that of the row's own comparison; the others vary, that much is known
+        least = _NARROWEST if name == "speedup" else 0.0
+        narrow = [
             number
-            for number, (varied, (low, high)) in enumerate(bounds)
-            if varied > _SPREAD and low and low == high
+            for number, (width, (low, high)) in enumerate(
+                zip(allowed, rows.columns(lower, upper), strict=True)
+            )
+            if width > _STILL and low and high and (high - low) / (high + low) <= least * width
         ]
-        if sure:
+        if narrow:
+            row, low, high = rows[narrow[0]], *list(rows.columns(lower, upper))[narrow[0]]
             yield unverified(
-                f"The interval of the {name} has no width at "
-                f"{lengths_of(rows[number] for number in sure)}, although the times vary by "
-                f"{spread[sure[0]]:.0%} (tri_cv, ref_cv).",
-                "Look at how the benchmark computes the interval.",
+                f"{row.where} (L={row.L}): the interval of the {name}, {low:g} to {high:g}, is far "
+                f"narrower than {row.iters} times that vary as tri_p10 to ref_p90 say allow: some "
+                f"{allowed[narrow[0]]:.1%} to either side; {counted(len(narrow), 'such row')}.",
+                "Look at how the benchmark computes the interval: it must come from the times of "
+                "the very iterations.",
             )
             return
+
+
+def _half_width(
+    iters: int | None,
+    tri_ms: float | None,
+    tri_p10: float | None,
+    tri_p90: float | None,
+    ref_ms: float | None,
+    ref_p10: float | None,
+    ref_p90: float | None,
+) -> float:
+    """Of the 95 % interval of a ratio of medians, relative; 0 where nothing is said of the spread.
+
+    As of normal times, whose 10th and 90th percentile lie 2.56 deviations apart, and the deviation
+    of whose median is 1.25 times that of their mean.
+    """
+    if not (iters and tri_ms and ref_ms) or None in (tri_p10, tri_p90, ref_p10, ref_p90):
+        return 0.0
+    assert tri_p10 is not None and tri_p90 is not None  # noqa: S101, PT018 - just looked at
+    assert ref_p10 is not None and ref_p90 is not None  # noqa: S101, PT018
+    spread = math.hypot((tri_p90 - tri_p10) / tri_ms, (ref_p90 - ref_p10) / ref_ms) / 2.56
+    return 1.96 * 1.25 * spread / math.sqrt(iters)
 
 
 def _unvaried(rows: Rows[BenchRow]) -> Iterator[Finding]:

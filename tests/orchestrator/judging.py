@@ -39,7 +39,8 @@ def verdicts(found: dict) -> dict[str, str]:
 
 
 def cell(mode: str, length: int, **changes: object) -> dict[str, object]:
-    began = BEGAN + 100 + 360 * LENGTHS[mode].index(length)
+    before = len(LENGTHS["dense"]) if mode == "varlen" else 0
+    began = BEGAN + 100 + 360 * (before + LENGTHS[mode].index(length))
     when = {"began_ms": began, "ended_ms": began + 350}
     return row(mode, length, **{**when, **changes})
 

@@ -204,6 +204,18 @@ def test_what_no_single_file_shows_is_the_matrixs_with_a_remedy(tmp_path: Path) 
     assert gate["next_step"].startswith("Measure both modes on one card")
 
 
+def test_two_benchmarks_at_once_show_no_quiet_card(tmp_path: Path) -> None:
+    windows = {n: cell("dense", n) for n in LENGTHS["dense"]}
+    edit = {
+        f"varlen_{n}": {when: windows[n][when] for when in ("began_ms", "ended_ms")}
+        for n in LENGTHS["varlen"]
+    }
+    found = judged(*write_set(tmp_path, **edit))
+    assert found["exit_code"] == 4
+    gate = next(g for g in found["gates"] if g["gate"] == "completeness matrix")
+    assert "sel_dense.csv, line 3 and sel_varlen.csv, line 2 were timed at once" in gate["message"]
+
+
 def test_a_device_that_is_not_used_is_said(tmp_path: Path) -> None:
     found = judged(*write_set(tmp_path), "--device", "H200")
     (note,) = found["notes"]
