@@ -238,14 +238,17 @@ def _run(
         if any_length:
             dynamo.maybe_mark_dynamic(K, 2)
             dynamo.maybe_mark_dynamic(V, 2)
-        bounds, counts, blocks, too_long = lists(ranges, K, max_len)
+        bounds, counts, blocks, lengths = lists(ranges, K)
         if any_length:
             dynamo.maybe_mark_dynamic(blocks, 3)
-        if Q.is_cuda or too_long is None:
-            out: Tensor = attend(Q, K, V, bounds, counts, blocks, too_long)
-            return out
-        # of its C++ kernel torch does not let anything follow in the same graph
-        out = attend(Q, K, V, bounds, counts, blocks, None)
+        # behind its C++ kernel torch lets nothing follow in the same graph
+        in_graph = max_len if Q.is_cuda else None
+        out: Tensor = attend(Q, K, V, bounds, counts, blocks, lengths, in_graph)
+    return out if in_graph == max_len else _without(out, lengths > max_len)
+
+
+def _without(out: Tensor, too_long: Tensor) -> Tensor:
+    """NaN in the rows `[Z, H]` of `[Z, H, h, Dv]`."""
     return torch.where(too_long[..., None, None], math.nan, out)
 
 
@@ -298,7 +301,8 @@ def masked_attention() -> Callable[..., Tensor]:
         bounds: Tensor,
         counts: Tensor,
         blocks: Tensor,
-        too_long: Tensor | None,
+        lengths: Tensor,
+        max_len: int | None,
     ) -> Tensor:
         def selected(row: Tensor, group: Tensor, head: Tensor, key: Tensor) -> Tensor:  # noqa: ARG001
             found = (key >= bounds[row, group, 0, 0]) & (key < bounds[row, group, 0, 1])
@@ -316,51 +320,49 @@ def masked_attention() -> Callable[..., Tensor]:
             **forward_only,
         )
         out: Tensor = flex.flex_attention(Q, K, V, block_mask=mask)
-        if too_long is None:
-            return out
-        return torch.where(too_long[..., None, None], math.nan, out)
+        return out if max_len is None else _without(out, lengths > max_len)
 
     return attend
 
 
-def block_lists(
-    ranges: Tensor, K: Tensor, max_len: int | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Which blocks of keys each row touches.
+def block_lists(ranges: Tensor, K: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Which blocks of keys each row touches: three small kernels, in the row's ranges and blocks.
 
     Args:
         ranges: `[Z, H, n, 2]`.
         K: `[..., S_kv, Dk]`, for its length.
-        max_len: keys that a row may select; None asks for no such check.
 
     Returns:
-        The ranges clamped, `[Z, H, n, 2]` int32; the number of blocks, `[Z, H, 1]` int32; the
-        blocks, `[Z, H, 1, S_kv // BLOCK + 2]` int32, ascending, 0 beyond their number; which rows
-        are too long, `[Z, H]`, or None.
+        The ranges, `[Z, H, n, 2]` int32; the number of blocks, `[Z, H, 1]` int32; the blocks,
+        `[Z, H, 1, S_kv // BLOCK + 2]` int32, ascending, 0 beyond their number; the number of keys
+        that the row selects, `[Z, H]` int32.
     """
     S_kv = K.shape[2]
     bounds = ranges.long().clamp(0, S_kv).int()
+    # counted in blocks, and once more in keys: [2, Z, H, n]
+    unit = BLOCK - (BLOCK - 1) * torch.arange(2, device=K.device, dtype=torch.int32)
+    unit = unit[:, None, None, None]
     start, end = bounds.unbind(-1)
-    end = torch.maximum(start, end)
-    first = start // BLOCK
-    last = torch.where(end > start, (end + BLOCK - 1) // BLOCK, first)
-    begin, size, before = _disjoint(first, last)
+    last = torch.where(end > start, end + unit - 1, start) // unit
+    begin, size, before, total = _disjoint(start // unit, last)
     # at least two: a dimension of 1 would be compiled in
     slots = torch.arange(S_kv // BLOCK + 2, device=K.device, dtype=torch.int32)[:, None]
-    offset = slots - before[..., None, :]  # [Z, H, slots, n]
-    within = (offset >= 0) & (offset < size[..., None, :])
-    blocks = torch.where(within, begin[..., None, :] + offset, 0).sum(-1, dtype=torch.int32)
-    counts = size.sum(-1, dtype=torch.int32)
-    too_long = None
-    if max_len is not None:
-        too_long = _disjoint(start, end)[1].sum(-1) > max_len
-    return bounds, counts[..., None], blocks[..., None, :], too_long
+    offset = slots - before[0, ..., None, :]  # [Z, H, slots, n]
+    within = (offset >= 0) & (offset < size[0, ..., None, :])
+    blocks = torch.where(within, begin[0, ..., None, :] + offset, 0).sum(-1, dtype=torch.int32)
+    if ranges.dtype == torch.int32:  # as good to the mask, and not written once more
+        bounds = ranges
+    return bounds, total[0, ..., :1], blocks[..., None, :], total[1, ..., 0]
 
 
-def _disjoint(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`normalise_ranges` of `[..., n]`, unsorted: where each begins, its size, and those before it.
+def _disjoint(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`normalise_ranges` of `[..., n]`, but in the order they come in.
 
     Each is compared with each, so that torch's compiler can fuse all; it could not fuse a sort.
+
+    Returns:
+        `[..., n]` each: where a range begins behind what those that start earlier cover, its size
+        then, the sum of their sizes, and the sum of all, which is the same for each.
     """
     at = torch.arange(start.shape[-1], device=start.device)
     mine, others = start[..., :, None], start[..., None, :]
@@ -368,5 +370,6 @@ def _disjoint(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     covered_to = torch.where(earlier, end[..., None, :], 0).amax(-1)
     begin = torch.maximum(start, covered_to)
     size = (end - begin).clamp(min=0)
-    before = torch.where(earlier, size[..., None, :], 0).sum(-1, dtype=torch.int32)
-    return begin, size, before
+    sizes = size[..., None, :].expand(earlier.shape)
+    before = torch.where(earlier, sizes, 0).sum(-1, dtype=torch.int32)
+    return begin, size, before, sizes.sum(-1, dtype=torch.int32)
