@@ -8,12 +8,26 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from evidence_samples import RTX_4090, bench_rows, interpreted, row
-from judging import documented
+from hypothesis import given
+from hypothesis import strategies as st
+from judging import MACHINE, documented
 from test_reporting import complete
 
 from orchestrator.cli.app import cli
-from orchestrator.errors import StoreError
-from orchestrator.gates.compare import Change, compare_cell, differences
+from orchestrator.engine.judge import judge
+from orchestrator.errors import StoreError, UsageError
+from orchestrator.evidence.facts import Facts
+from orchestrator.gates.compare import (
+    Change,
+    Compared,
+    Quantity,
+    compare_cell,
+    differences,
+    pool,
+)
+from orchestrator.models.run import Inheritance
+from orchestrator.store import runs
+from orchestrator.store.paths import RunPaths
 
 H200 = "NVIDIA H200"
 
@@ -28,12 +42,27 @@ def times(length: int, speedup: float, device: str = RTX_4090) -> dict[str, obje
     }  # fmt: skip
 
 
-def run(folder: Path, speedup: float = 1.5, device: str = RTX_4090) -> Path:
-    made = complete(
-        folder,
-        lambda mode, length: row(mode, length, **times(length, speedup, device)),
-        device,
-    )
+def run(folder: Path, speedup: float = 1.5, device: str = RTX_4090, **changes: object) -> Path:
+    def cell(mode: str, length: int) -> dict[str, object]:
+        return row(mode, length, **{**times(length, speedup, device), **changes})
+
+    return measured(folder, cell, device)
+
+
+def measured(
+    folder: Path, make=row, device: str = RTX_4090, canary: tuple[str, str] = ("", "")
+) -> Path:
+    """A run with canaries, in which one text is replaced by another."""
+    made = complete(folder, make, device)
+    for mode in ("dense", "varlen"):
+        step = f"bench-{mode}"
+        file = made.paths.attempt(2, step, 1).artifacts / f"sel_{mode}.canary.csv"
+        probes = (MACHINE / "steady.canary.csv").read_text().replace(RTX_4090, device)
+        began, ended = made.rows[mode][0].began_ms, made.rows[mode][-1].ended_ms
+        probes = probes.replace("1763900000000", f"{began - 500}")
+        probes = probes.replace("1763900002000", f"{ended + 500}")
+        file.write_text(probes.replace(*canary))
+        made.step(2, step, job=runs.read_result(made.paths, 2, step).job)
     return made.paths.root
 
 
@@ -42,10 +71,19 @@ def compare(a: Path, b: Path, *options: str) -> Result:
     return CliRunner().invoke(cli, words, standalone_mode=False, catch_exceptions=False)
 
 
-def compared(a: Path, b: Path) -> dict:
+def compared(a: Path, b: Path, code: int = 0) -> dict:
     result = compare(a, b, "--json")
-    assert result.return_value == 0
-    return json.loads(result.output)
+    assert result.return_value == code
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    return json.loads(result.output, parse_constant=refuse)
+
+
+def pooled(found: dict, what: str) -> dict:
+    (one,) = (one for one in found["pooled"] if one["what"] == what)
+    return one
 
 
 def test_before_and_after_on_one_machine(tmp_path: Path) -> None:
@@ -72,6 +110,75 @@ def test_overlapping_intervals_are_noise(tmp_path: Path) -> None:
     assert found["counts"]["within noise"] == 6
 
 
+def test_what_is_noise_in_every_cell_shows_over_all(tmp_path: Path) -> None:
+    a, b = run(tmp_path / "a"), run(tmp_path / "b", 1.46)
+    found = compared(a, b)
+    assert found["counts"]["within noise"] == 6
+    speedup, kernel, reference = (pooled(found, what) for what in ("speedup", "tri_ms", "ref_ms"))
+    assert (speedup["cells"], speedup["better"], speedup["worse"]) == (6, 0, 6)
+    assert speedup["ratio"]["value"] == pytest.approx(1.46 / 1.5, rel=1e-4)
+    assert speedup["p"] == pytest.approx(2 / 2**6)
+    assert (speedup["change"], kernel["change"]) == ("worse", "worse")
+    assert kernel["ratio"]["value"] == pytest.approx(1.5 / 1.46, rel=1e-4)
+    assert (reference["change"], reference["p"]) == ("within noise", 1)
+    text = compare(a, b).output
+    assert (
+        "speedup  0.9733 [0.9733, 0.9733], worse in 6 of 6 cells, sign test p=0.031: worse\n"
+        in (text)
+    )
+
+
+def test_a_change_as_small_as_that_of_the_same_work_is_said_to_be(tmp_path: Path) -> None:
+    text = compare(run(tmp_path / "a"), run(tmp_path / "b", 1.49)).output
+    assert "p=0.031: worse, by less than the 2% that medians of the same work may differ by" in text
+
+
+def change_of(*ratios: float) -> list[Compared]:
+    one = Quantity(1, None, None)
+    return [
+        Compared("dense", length, "tri_ms", one, Quantity(ratio, None, None), Change.UNKNOWN)
+        for length, ratio in enumerate(ratios)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ratios", "p", "bounds", "change"),
+    [
+        ((0.97,) * 5, 2 / 32, (None, None), Change.UNKNOWN),
+        ((0.96, 0.97, 0.97, 0.97, 0.97, 0.98), 2 / 64, (0.96, 0.98), Change.BETTER),
+        ((0.97, 0.97, 0.97, 0.97, 0.97, 1.02), 14 / 64, (0.97, 1.02), Change.NOISE),
+        # cells without a change count against one
+        ((1.0,) * 4 + (1.03,) * 6, 0.75390625, (1.0, 1.03), Change.NOISE),
+        ((0.99,) + (1.01,) * 7 + (1.04,), 20 / 512, (1.01, 1.01), Change.WORSE),
+    ],
+)
+def test_the_sign_test(ratios, p: float, bounds, change: Change) -> None:
+    found = pool("tri_ms", change_of(*ratios))
+    assert (found.cells, found.change) == (len(ratios), change)
+    assert found.p == pytest.approx(p)
+    assert (found.ratio.low, found.ratio.high) == bounds
+
+
+@given(st.lists(st.floats(0.5, 2), min_size=1, max_size=60))
+def test_the_interval_holds_1_where_the_sign_test_shows_nothing(ratios: list[float]) -> None:
+    found = pool("tri_ms", change_of(*ratios))
+    assert found.better + found.worse <= found.cells == len(ratios)
+    assert (found.change in (Change.BETTER, Change.WORSE)) == (found.p <= 0.05)
+    if found.ratio.low is not None:
+        assert found.ratio.low <= found.ratio.value <= found.ratio.high
+
+
+def test_many_cells_take_no_time() -> None:
+    found = pool("tri_ms", change_of(*([0.9] * 50_300 + [1.1] * 49_700)))
+    assert found.p == pytest.approx(0.058, abs=1e-3)
+    assert found.change is Change.NOISE
+
+
+def test_nothing_measured_in_both_is_not_pooled() -> None:
+    missing = Compared("dense", 64, "speedup", Quantity(1, None, None), None, Change.NONE)
+    assert pool("speedup", [missing, *change_of(1)]) is None
+
+
 @pytest.mark.parametrize(
     ("settled", "change"), [("yes", Change.BETTER), ("still warming up", Change.NOISE)]
 )
@@ -86,12 +193,103 @@ def test_a_small_gain_of_times_that_did_not_settle_is_noise(settled: str, change
 
 
 def test_card_against_card_compares_no_times(tmp_path: Path) -> None:
-    found = compared(run(tmp_path / "a"), run(tmp_path / "b", 1.8, H200))
+    a, b = run(tmp_path / "a"), run(tmp_path / "b", 1.8, H200)
+    found = compared(a, b)
     assert found["absolute"] is False
-    assert found["differences"]["device"] == [RTX_4090, H200]
+    assert found["differences"] == {"device": [RTX_4090, H200]}
     assert {cell["what"] for cell in found["cells"]} == {"speedup"}
-    text = compare(tmp_path / "a" / "20250102-030405-9f3a", tmp_path / "b" / "20250102-030405-9f3a")
-    assert f"only speedups are compared, not times: device {RTX_4090} / {H200}" in text.output
+    assert [one["what"] for one in found["pooled"]] == ["speedup"]
+    text = compare(a, b).output
+    assert "only speedups are compared, not times; these differ, or are not known:" in text
+    assert f"   device            {RTX_4090} / {H200}\n" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"timer": "graph"}, "timer"),
+        ({"flush_mib": 128}, "flush_mib"),
+        ({"sm_max_mhz": 3105}, "sm_max_mhz"),
+        ({"mem_mhz": 10251}, "mem_max_mhz"),
+        ({"sm_max_mhz": ""}, "sm_max_mhz"),
+        ({"torch": "2.11.0"}, "torch"),
+    ],
+)
+def test_times_taken_otherwise_are_not_compared(tmp_path: Path, changes, name: str) -> None:
+    found = compared(run(tmp_path / "a"), run(tmp_path / "b", **changes))
+    assert list(found["differences"]) == [name]
+    known = str(changes.get(name, 10251)) or None
+    assert (found["b"]["fingerprint"][name], found["absolute"]) == (known, False)
+
+
+def test_another_card_of_the_same_model_is_another_machine(tmp_path: Path) -> None:
+    a, b = run(tmp_path / "a"), run(tmp_path / "b")
+    facts = runs.read(RunPaths(b).facts, Facts)
+    (gpu,) = facts.system.gpus
+    for uuid, seen in (("GPU-2", "GPU-2"), ("[N/A]", None)):
+        other = facts.system.model_copy(update={"gpus": (gpu.model_copy(update={"uuid": uuid}),)})
+        runs.write(RunPaths(b).facts, facts.model_copy(update={"system": other}))
+        assert compared(a, b)["differences"] == {"gpus": ["GPU-1", seen]}
+
+
+def test_a_canary_beyond_its_gates_limit_makes_times_incomparable(tmp_path: Path) -> None:
+    a = measured(tmp_path / "a")
+    within = measured(tmp_path / "within", canary=("copy,920,", "copy,880,"))
+    assert compared(a, within)["absolute"] is True
+    capped = measured(tmp_path / "capped", canary=("gemm,1", "gemm,"))
+    text = compare(a, capped).output
+    assert "   gemm_tflop_per_s  149.2 / 49.25 (-67.0%)\n" in text
+    assert compared(a, capped)["differences"] == {"gemm_tflop_per_s": [149.25, 49.25]}
+    assert compared(capped, a)["absolute"] is False
+
+
+def test_without_a_canary_it_is_unknown_whether_the_card_was_the_same(tmp_path: Path) -> None:
+    a, b = measured(tmp_path / "a"), complete(tmp_path / "b", row, RTX_4090).paths.root
+    found = compared(a, b)["differences"]
+    assert list(found) == ["copy_gb_per_s", "gemm_tflop_per_s"]
+    assert found["copy_gb_per_s"] == [pytest.approx(915.4), None]
+    assert "copy_gb_per_s     915.4 / unknown\n" in compare(a, b).output
+    edited = next(a.rglob("sel_dense.canary.csv"))
+    edited.write_text(edited.read_text().replace("920", "930"))
+    found = compared(a, b, 5)
+    assert found["a"]["fingerprint"]["copy_gb_per_s"] is None
+    assert "sel_dense.canary.csv: it was changed after it was pulled" in found["a"]["problems"][0]
+
+
+def test_a_cell_that_died_hides_no_machine(tmp_path: Path) -> None:
+    def one_died(mode: str, length: int) -> dict[str, object]:
+        good = row(mode, length)
+        if length != 128:
+            return good
+        kept = ("mode", "N", "H", "D", "Dv", "L", "nspans", "streams", "dist", "dtype", "level")
+        return {**{n: v if n in kept else "" for n, v in good.items()}, "status": "error: died"}
+
+    found = compared(measured(tmp_path / "a"), measured(tmp_path / "b", one_died))
+    assert found["absolute"] is True
+    assert found["counts"]["not measured"] == 2
+
+
+def test_what_is_inherited_was_measured_where_it_says(tmp_path: Path) -> None:
+    """By the run that measured, on its card; not by the one that takes it over."""
+    a, b = run(tmp_path / "a"), run(tmp_path / "b")
+    plan = runs.read_plan(RunPaths(b))
+    taken = [phase.id for phase in plan.playbook.phases]
+    heir = runs.create(
+        tmp_path / "b",
+        plan.model_copy(
+            update={
+                "run_id": "20250103-030405-9f3a",
+                "phases": [],
+                "inherits": Inheritance(run_id=plan.run_id, path=str(b), phases=taken),
+            }
+        ),
+        b"",
+        {},
+    )
+    assert judge(heir).phases[2].inherited == plan.run_id
+    found = compared(a, heir.root)
+    assert found["absolute"] is True
+    assert found["b"]["fingerprint"]["gpus"] == "GPU-1"
 
 
 def test_the_interpreters_times_are_not_compared(tmp_path: Path) -> None:
@@ -113,6 +311,70 @@ def test_a_run_whose_evidence_is_invalid_proves_nothing(tmp_path: Path) -> None:
         assert compare(*pair, "--json").return_value == 5
 
 
+def test_it_is_said_which_run_is_invalid(tmp_path: Path) -> None:
+    a, b = run(tmp_path / "a"), run(tmp_path / "b", 1.8)
+    file = next(b.rglob("artifacts/sel_dense.csv"))
+    file.write_bytes(file.read_bytes().replace(b"2.", b"3.", 1))
+    found = compared(a, b, 5)
+    assert (found["a"]["invalid"], found["b"]["invalid"]) == (False, True)
+    text = compare(a, b).output
+    assert f"B  run {b}, {RTX_4090}: INFRA, with INVALID evidence" in text
+    assert "Evidence of B is INVALID" in text
+    assert "Evidence of A is INVALID" in compare(b, a).output
+
+
+def test_a_run_with_itself_is_a_usage_error(tmp_path: Path) -> None:
+    a = run(tmp_path / "runs")
+    (tmp_path / "link").symlink_to(a)
+    for other in (a, tmp_path / "link"):
+        with pytest.raises(UsageError, match="are one run, 20250102-030405-9f3a"):
+            compare(a, other)
+
+
+def test_two_runs_of_one_id_are_told_apart_by_their_paths(tmp_path: Path) -> None:
+    a, b = run(tmp_path / "a"), run(tmp_path / "b")
+    text = compare(a, b).output
+    assert f"A  run {a}, " in text
+    assert f"B  run {b}, " in text
+    found = compared(a, b)
+    assert (found["a"]["path"], found["b"]["path"]) == (str(a), str(b))
+    other = b.rename(b.with_name("20250102-030405-aaaa"))
+    assert "B  run 20250102-030405-aaaa, " in compare(a, other).output
+
+
+def test_columns_are_as_wide_as_what_is_in_them(tmp_path: Path) -> None:
+    result = compare(run(tmp_path / "a", 1.23456), run(tmp_path / "b", 1.8, tri_cv=3))
+    lines = result.output.splitlines()
+    head = next(number for number, line in enumerate(lines) if line.split()[:1] == ["L"])
+    assert lines[head].split() == ["L", "A", "B", "B/A"]
+    table = lines[head + 1 : head + 10]
+    assert "0.1215 [0.1207, 0.1223]  0.08333 [0, 0.1702]   0.6859  within noise" in table[1]
+    second = lines[head].index(" B ")
+    assert {line[second : second + 2].strip() for line in table} == {"1", "0"}
+
+
+@pytest.mark.parametrize("name", ["nope.csv", "some/nope.csv", "made.txt", "some/folder"])
+def test_what_is_no_run_is_said_to_be_none(tmp_path: Path, monkeypatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "made.txt").touch()
+    for pair in ((name, "latest"), (str(run(tmp_path / "a")), name)):
+        with pytest.raises(UsageError) as refused:
+            compare(*map(Path, pair))
+        assert name in refused.value.message
+        assert "CSVs are judged by: orchestrate judge" in str(refused.value.remedy)
+        assert "start one" not in str(refused.value)
+        break
+
+
+def test_numbers_that_json_does_not_have_are_null(tmp_path: Path) -> None:
+    def slow(mode: str, length: int) -> dict[str, object]:
+        return row(mode, length, speedup=5e-324)
+
+    found = compared(measured(tmp_path / "a", slow), measured(tmp_path / "b"), 5)
+    assert {cell["ratio"] for cell in found["cells"] if cell["what"] == "speedup"} == {None}
+    assert [one["what"] for one in found["pooled"]] == ["tri_ms", "ref_ms"]
+
+
 def test_runs_that_report_different_references_are_compared_over_one(tmp_path: Path) -> None:
     def over_shipped(mode: str, length: int) -> dict[str, object]:
         # the same measurements; its own columns are those of the shipped reference
@@ -122,13 +384,12 @@ def test_runs_that_report_different_references_are_compared_over_one(tmp_path: P
             "speedup": 1.55, "speedup_lo": 1.5, "speedup_hi": 1.6,
         }  # fmt: skip
 
-    b = complete(tmp_path / "b", over_shipped, RTX_4090).paths.root
-    a = complete(tmp_path / "a", row, RTX_4090).paths.root
-    found = compared(a, b)
+    found = compared(measured(tmp_path / "a"), measured(tmp_path / "b", over_shipped))
     assert (found["level"], found["reference"]) == ("operator", "strongest")
     speedups = [cell for cell in found["cells"] if cell["what"] == "speedup"]
     assert [cell["ratio"] for cell in speedups] == pytest.approx([1] * 6)
     assert {cell["change"] for cell in speedups} == {"within noise"}
+    assert pooled(found, "speedup")["p"] == 1
     (reference, *_) = (cell for cell in found["cells"] if cell["what"] == "ref_ms")
     assert (reference["ratio"], reference["change"]) == (pytest.approx(1), "no interval")
 
@@ -138,9 +399,9 @@ def test_no_run_is_a_usage_error(tmp_path: Path) -> None:
         compare(run(tmp_path / "a"), tmp_path / "none")
 
 
-@pytest.mark.parametrize("name", ["device", "driver", "torch", "triton", "contract"])
+@pytest.mark.parametrize("name", ["device", "gpus", "driver", "torch", "triton", "contract"])
 def test_every_difference_and_every_gap_counts(name: str) -> None:
-    equal = dict.fromkeys(("device", "driver", "torch", "triton", "contract"), "x")
+    equal = dict.fromkeys(("device", "gpus", "driver", "torch", "triton", "contract"), "x")
     assert differences(equal, equal) == {}
     assert differences(equal, {**equal, name: "y"}) == {name: ("x", "y")}
     assert list(differences({**equal, name: None}, {**equal, name: None})) == [name]
