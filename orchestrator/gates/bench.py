@@ -167,6 +167,13 @@ def _cells(
                 "each, those of fewer are varlen, and it is from L that the least work follows."
             )
         )
+    if odd := rows.where(_not_few, "dist", "nspans"):
+        findings.append(
+            invalid(
+                f"{odd[0].where}: dist is few, which is one span a row, and nspans is "
+                f"{odd[0].nspans}."
+            )
+        )
     if torn := rows.where(lambda spans, length: (spans or 1) > length, "nspans", "L"):
         findings.append(
             invalid(
@@ -212,6 +219,10 @@ def _cells(
 
 def _scattered(mode: str, dist: str | None) -> bool:
     return mode == "dense" and dist not in (None, "few")
+
+
+def _not_few(dist: str | None, spans: int | None) -> bool:
+    return dist == "few" and (spans or 1) > 1
 
 
 def _of_fewer(mode: str, ragged: str | None) -> bool:

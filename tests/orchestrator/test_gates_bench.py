@@ -297,6 +297,14 @@ def test_errors_that_are_all_the_same_were_not_measured(mae, side):
     refused(BENCH, data, INVALID, Reason.MALFORMED, "exactly zero" if mae < 1e-4 else "same number")
 
 
+def test_few_is_one_span():
+    gate = BENCH.model_copy(update={"mode": "varlen"})
+    rows = [row("varlen", n, dist="few", nspans=8) for n in (64, 128)]
+    refused(gate, csv_of("varlen", *rows), INVALID, Reason.MALFORMED, "one span a row, and nspans")
+    rows = [row("varlen", n, dist="few", nspans=1, ragged="uniform") for n in (64, 128)]
+    assert "span" not in judged(gate, csv_of("varlen", *rows)).message
+
+
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
