@@ -218,7 +218,7 @@ def judge(paths: tuple[Path, ...], device: str | None, margin: float, as_json: b
 
     \b
     With the CSVs may go JUnit files, telemetry.csv and <stem>.canary.csv.
-    Exit code: 0 all PASS; 1 a gate FAIL; 2 usage; 4 NOT_VERIFIED; 5 INVALID evidence.
+    Exit code: 0 all PASS; 1 a gate FAIL; 2 usage; 3 a run in INFRA; 4 NOT_VERIFIED; 5 INVALID.
     """  # noqa: D301 - click wants the backspace
     from orchestrator.cli.judge import judge_command
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,7 +42,8 @@ def judge_command(
         of_files = judge_files(files, device=device, margin=margin) if files else None
     verdict = worst([*(run.verdict for run in judged), *([of_files.verdict] if of_files else [])])
     if as_json:
-        click.echo(json.dumps(_summary(judged, of_files, verdict)))
+        summary = _finite(_summary(judged, of_files, verdict))
+        click.echo(json.dumps(summary, allow_nan=False))
         return int(verdict.exit_code)
     console = Console()
     for run_judgement in judged:
@@ -66,16 +68,35 @@ def _summary(
     runs: list[Judgement], of_files: FilesJudgement | None, verdict: Verdict
 ) -> dict[str, Any]:
     """One set of keys, whatever was named: documented in docs/judge.md."""
+    sources = of_files.sources if of_files else ()
+    cards = of_files.cards if of_files else ()
+    decision = of_files.decision if of_files else None
     return {
         "schema": SCHEMA,
         "verdict": verdict.value,
         "exit_code": int(verdict.exit_code),
         "runs": [run.model_dump(mode="json") for run in runs],
-        "files": list(of_files.files) if of_files else [],
+        "files": [source.name for source in sources],
+        "sources": [
+            {"file": source.name, "kind": source.kind.value, "path": str(source.path)}
+            for source in sources
+        ],
         "notes": list(of_files.notes) if of_files else [],
         "gates": [gate.model_dump(mode="json") for gate in of_files.gates] if of_files else [],
-        "decision": of_files.decision.model_dump(mode="json") if of_files else None,
+        "decision": decision.model_dump(mode="json") if decision else None,
+        "decisions": [
+            {**card.decision.model_dump(mode="json"), "device": card.device} for card in cards
+        ],
     }
+
+
+def _finite(value: Any) -> Any:
+    """The same without NaN and infinity, which JSON has no numbers for: null."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _print_run(console: Console, judgement: Judgement) -> None:
@@ -95,30 +116,35 @@ def _print_run(console: Console, judgement: Judgement) -> None:
 def _print_files(console: Console, judged: FilesJudgement) -> None:
     for note in judged.notes:
         console.say(note, "dim")
-    for gate in judged.gates:
-        _print_gate(console, gate)
-    _print_decision(console, judged.decision)
+    several = len(judged.cards) > 1
+    for card in judged.cards:
+        if several:
+            console.say(card.device or "no card named", "bold")
+        for gate in card.gates:
+            _print_gate(console, gate, indent=2 if several else 0)
+        _print_decision(console, card.decision, indent=2 if several else 0)
 
 
-def _print_decision(console: Console, decision: Decision) -> None:
-    console.say(decision.summary, "bold")
+def _print_decision(console: Console, decision: Decision, indent: int = 0) -> None:
+    console.say(decision.summary, "bold", indent=indent)
+    indent += 2
     if decision.sensitivity:
         told = (f"{at.margin:g}: {_from(at.min_L)}" for at in decision.sensitivity)
-        console.say(f"by margin   {', '.join(told)}", indent=2)
+        console.say(f"by margin   {', '.join(told)}", indent=indent)
     for other in decision.comparisons:
         console.say(
             f"{other.level} level, {other.reference} reference: {_from(other.min_L)}, lowest "
             f"speedup {other.lowest:.3f}",
-            indent=2,
+            indent=indent,
         )
     for kind, cells in (
         ("not monotone", decision.non_monotone),
         ("within noise", decision.noise_bound),
     ):
         for cell in cells[:_SHOWN]:
-            console.say(f"{kind}  {cell}", "yellow", indent=2)
+            console.say(f"{kind}  {cell}", "yellow", indent=indent)
         if len(cells) > _SHOWN:
-            console.say(f"{kind}  and {len(cells) - _SHOWN} more", "yellow", indent=2)
+            console.say(f"{kind}  and {len(cells) - _SHOWN} more", "yellow", indent=indent)
 
 
 def _from(length: int | None) -> str:

@@ -1,32 +1,35 @@
-"""Judging files that no run here produced: bench CSVs of any origin, and what lies beside them."""
+"""Judging files that no run here produced: bench CSVs of any origin, and what lies beside them.
+
+A threshold holds for one card, so what is named is judged card by card, with one decision each.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from kernels.bench import contract
+from orchestrator.engine.judge_reading import MAY_BE_NAMED, Given, Kind, Source, read_given
 from orchestrator.errors import UsageError
 from orchestrator.evidence import EvidenceError
 from orchestrator.evidence.bench import BenchRow, parse_bench
-from orchestrator.evidence.canary import Canary, is_canary, parse_canary
+from orchestrator.evidence.cards import find_card, is_slice
 from orchestrator.evidence.foreign import Row, parse_foreign
 from orchestrator.evidence.rows import Rows
-from orchestrator.evidence.telemetry import Telemetry, is_telemetry, parse_telemetry
-from orchestrator.evidence.text import with_commas
 from orchestrator.gates.bench import table_gate
+from orchestrator.gates.coverage import GATE as COVERAGE
+from orchestrator.gates.coverage import coverage_gate
 from orchestrator.gates.decision import decide
 from orchestrator.gates.findings import listed, malformed, missing
 from orchestrator.gates.foreign import foreign_gates
-from orchestrator.gates.junit import tests_gate
+from orchestrator.gates.junit import most_tests_gate
 from orchestrator.gates.machine import machine_gate
 from orchestrator.gates.matrix import GATE as MATRIX
 from orchestrator.gates.matrix import matrix_gate
 from orchestrator.gates.parity import parity_gate
 from orchestrator.gates.physics import physics_gate
-from orchestrator.models.playbook import BenchGate, ParityGate, TestsGate
+from orchestrator.models.playbook import BenchGate, ParityGate
 from orchestrator.models.verdict import (
     Decision,
     GateResult,
@@ -37,39 +40,59 @@ from orchestrator.models.verdict import (
     worst,
 )
 
-LARGEST = 64 * 2**20
-_HEAD = 8192
-_GZIP = b"\x1f\x8b"
+
+@dataclass(frozen=True)
+class CardJudgement:
+    """What the files amount to for one card."""
+
+    device: str | None
+    """As the rows name it; None where they do not."""
+    gates: tuple[GateResult, ...]
+    decision: Decision
 
 
 @dataclass(frozen=True)
 class FilesJudgement:
-    """What the files amount to, together."""
+    """What the files amount to, card by card."""
 
-    files: tuple[str, ...]
+    sources: tuple[Source, ...]
     notes: tuple[str, ...]
     """How a foreign header was understood."""
-    gates: tuple[GateResult, ...]
-    decision: Decision
+    cards: tuple[CardJudgement, ...]
+    """At least one."""
+
+    @property
+    def gates(self) -> tuple[GateResult, ...]:
+        """Of all cards, each once."""
+        every = {gate.gate: gate for card in self.cards for gate in card.gates}
+        return tuple(every.values())
+
+    @property
+    def decision(self) -> Decision | None:
+        """The only one; None where there are several cards."""
+        return self.cards[0].decision if len(self.cards) == 1 else None
 
     @property
     def verdict(self) -> Verdict:
         """Worst of all gates; evidence that decides nothing is NOT_VERIFIED at best."""
-        undecided = self.decision.outcome is Outcome.UNDECIDED
+        undecided = any(card.decision.outcome is Outcome.UNDECIDED for card in self.cards)
         own = Verdict.NOT_VERIFIED if undecided else Verdict.PASS
         return worst([own, *(gate.verdict for gate in self.gates)])
 
 
-@dataclass
-class _Given:
-    """The files by kind, each by the name that messages use."""
+@dataclass(frozen=True)
+class _Judged:
+    """One file by itself: its gates, its rows, and the devices that it names."""
 
-    benches: dict[str, bytes] = field(default_factory=dict)
-    junit: dict[str, bytes] = field(default_factory=dict)
-    canaries: dict[str, Canary] = field(default_factory=dict)
-    telemetry: dict[str, Telemetry] = field(default_factory=dict)
-    broken: list[GateResult] = field(default_factory=list)
-    paths: dict[str, Path] = field(default_factory=dict)
+    kind: Kind
+    gates: Sequence[GateResult]
+    devices: Sequence[str] = ()
+    rows: Sequence[Row] = ()
+
+    @property
+    def cards(self) -> set[str]:
+        """The devices, each by one name."""
+        return set(map(_card, self.devices))
 
 
 def judge_files(
@@ -78,109 +101,58 @@ def judge_files(
     device: str | None = None,
     margin: float = contract.DEFAULT_MARGIN,
 ) -> FilesJudgement:
-    """Judge bench CSVs as one set, with JUnit, telemetry and canary files among them.
+    """Judge bench CSVs, with JUnit, telemetry and canary files among them; one set for each card.
 
     `<stem>.canary.csv` and `telemetry.csv` beside a bench CSV count as given. `device` is the card
     of rows that do not name theirs. Without JUnit files the bench rows' own checks against the
     oracle stand for parity.
 
     Raises:
-        UsageError: a path that cannot be read, or neither bench CSV nor JUnit file among them.
+        UsageError: a path that cannot be read or is no evidence, or neither bench CSV nor JUnit
+            file among them.
     """
-    given = _read(paths)
-    if not (given.benches or given.junit or given.broken):
+    given = read_given(paths)
+    notes: list[str] = []
+    benches = [
+        _judge_bench(source, given, device, notes) for source in given.of(Kind.BENCH, Kind.FOREIGN)
+    ]
+    tests = [_judge_tests(source) for source in given.of(Kind.JUNIT)]
+    if not (benches or tests or given.broken):
         raise UsageError(
             f"neither a bench CSV nor test results among {', '.join(map(str, paths))}",
-            remedy="name at least one CSV with L and times, a JUnit file or a run directory",
+            remedy=MAY_BE_NAMED,
         )
-    notes: list[str] = []
-    gates = list(given.broken)
-    tables: list[Rows[Row]] = []
-    for name, data in given.benches.items():
-        gates += _judge_bench(name, data, given, device, tables, notes)
-    rows = Rows.joined(tables)
-    if rows:
-        gates.append(matrix_gate(rows))
-    for name, data in given.junit.items():
-        gates.append(tests_gate(TestsGate(gate="tests", file=name), data))
-        gates.append(parity_gate(ParityGate(gate="parity", file=name), data))
-    kinds = ("tests", "parity") if given.junit else ()
+    rows = [row for judged in benches for row in judged.rows]
     if device is not None and rows and all(row.device for row in rows):
         named = listed(sorted({row.device for row in rows if row.device}))
         notes.append(f"--device {device} is not used: every row names its card, {named}")
-    decision = _decide(rows, gates, margin, kinds)
-    return FilesJudgement(tuple(given.paths), tuple(notes), tuple(gates), decision)
+    sets = _by_card(benches, tests)
+    cards = [_judge_card(given.broken, every, margin, one_of=len(sets)) for every in sets]
+    return FilesJudgement(tuple(given.sources), tuple(notes), tuple(cards))
 
 
-# --- reading ----------------------------------------------------------------------------------
+# --- each file --------------------------------------------------------------------------------
 
 
-def _read(paths: Sequence[Path]) -> _Given:
-    given = _Given()
-    # one file by two names is one file
-    every = list({path.resolve(): path for path in [*_beside(paths), *reversed(paths)]}.values())
-    every.reverse()
-    for path in every:
-        same = [other for other in every if other.name == path.name]
-        name = path.name if len(same) < 2 else str(path)
-        given.paths[name] = path
-        data = with_commas(_bytes(path))
-        head = data[:_HEAD].decode("utf-8-sig", "replace").lstrip()
-        header = head.partition("\n")[0]
-        try:
-            if head.startswith("<"):
-                given.junit[name] = data
-            elif is_canary(header):
-                given.canaries[name] = parse_canary(data, name)
-            elif is_telemetry(header):
-                given.telemetry[name] = parse_telemetry(data, name)
-            else:
-                given.benches[name] = data
-        except EvidenceError as error:
-            given.broken.append(malformed(f"machine {name}", error))
-    return given
+def _judge_tests(source: Source) -> _Judged:
+    parity = parity_gate(ParityGate(gate="parity", file=source.name), source.data)
+    recorded = parity.measured.get("devices")
+    devices = [str(name) for name in recorded] if isinstance(recorded, list) else []
+    return _Judged(source.kind, [most_tests_gate(source.name, source.data), parity], devices)
 
 
-def _beside(paths: Iterable[Path]) -> Iterable[Path]:
-    for path in paths:
-        for other in (path.with_suffix(".canary.csv"), path.with_name("telemetry.csv")):
-            if path.suffix == ".csv" and other.is_file():
-                yield other
-
-
-def _bytes(path: Path) -> bytes:
+def _judge_bench(source: Source, given: Given, device: str | None, notes: list[str]) -> _Judged:
+    """One CSV; how its header was understood is added to `notes`."""
+    name = source.name
+    if not source.data.strip():
+        remedy = "Name the file that the benchmark wrote: this one was cut off, or never filled."
+        return _Judged(source.kind, [missing(f"bench {name}", name, empty=True, next_step=remedy)])
+    canary, telemetry = given.canary_of(source), given.telemetry_of(source)
+    found: Sequence[Row]
+    gates: list[GateResult] = []
     try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST + 1)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    if data.startswith(_GZIP):
-        raise UsageError(f"{path} is compressed", remedy="gunzip it, and name what comes out")
-    if len(data) > LARGEST:
-        raise UsageError(f"{path} is larger than the {LARGEST >> 20} MiB that are read")
-    return data
-
-
-# --- judging ----------------------------------------------------------------------------------
-
-
-def _judge_bench(
-    name: str,
-    data: bytes,
-    given: _Given,
-    device: str | None,
-    tables: list[Rows[Row]],
-    notes: list[str],
-) -> list[GateResult]:
-    """All gates of one CSV; its rows are added to `tables`."""
-    if not data.strip():
-        return [missing(f"bench {name}", name, empty=True)]
-    canary, telemetry = _canary_of(name, given), _telemetry_of(name, given)
-    found: Rows[Row]
-    try:
-        gates: list[GateResult] = []
-        if _is_ours(data):
-            table = parse_bench(data, name)
+        if source.kind is Kind.BENCH:
+            table = parse_bench(source.data, name)
             found = table.rows
             # nobody declared what the file should hold: `matrix_gate` looks for holes
             mode = table.rows[0].mode if table.rows else "dense"
@@ -188,42 +160,20 @@ def _judge_bench(
             declared = BenchGate(gate="bench", file=name, mode=mode, lengths=lengths)
             gates.append(table_gate(declared, table))
         else:
-            foreign = parse_foreign(data, name)
+            foreign = parse_foreign(source.data, name)
             found = foreign.rows
             notes += _understood(name, foreign.renamed, foreign.unknown)
             gates += foreign_gates(foreign)
     except EvidenceError as error:
-        return [malformed(f"bench {name}", error)]
-    tables.append(found)
+        return _Judged(source.kind, [malformed(f"bench {name}", error)])
     l2, launch_us = (canary.l2_tb_per_s, canary.launch_us) if canary else (None, None)
-    return [
+    gates = [
         physics_gate(name, found, device=device, l2_tb_per_s=l2, launch_us=launch_us),
         *gates,
         machine_gate(name, found, telemetry, canary),
     ]
-
-
-def _is_ours(data: bytes) -> bool:
-    header = data[:_HEAD].decode("utf-8-sig", "replace").lstrip().partition("\n")[0]
-    return "contract" in [column.strip() for column in header.split(",")]
-
-
-def _canary_of(name: str, given: _Given) -> Canary | None:
-    path = given.paths[name]
-    beside = path.with_suffix(".canary.csv")
-    named = [n for n in given.canaries if given.paths[n].name == beside.name]
-    return next(
-        (given.canaries[n] for n in named if given.paths[n] == beside),
-        given.canaries[named[0]] if len(named) == 1 else None,
-    )
-
-
-def _telemetry_of(name: str, given: _Given) -> Telemetry | None:
-    """That of its own folder, or the only one there is."""
-    folder = given.paths[name].parent
-    own = [t for n, t in given.telemetry.items() if given.paths[n].parent == folder]
-    candidates = own or list(given.telemetry.values())
-    return candidates[0] if len(candidates) == 1 else None
+    said = dict.fromkeys(own or device for own in Rows.of(found).column("device"))
+    return _Judged(source.kind, gates, [name for name in said if name], found)
 
 
 def _understood(name: str, renamed: Mapping[str, str], unknown: Sequence[str]) -> Iterable[str]:
@@ -234,16 +184,65 @@ def _understood(name: str, renamed: Mapping[str, str], unknown: Sequence[str]) -
         yield f"{name}: not used: {listed(unknown, 8)}"
 
 
-# --- the decision -----------------------------------------------------------------------------
+# --- card by card -----------------------------------------------------------------------------
+
+
+def _by_card(benches: Sequence[_Judged], tests: Sequence[_Judged]) -> list[list[_Judged]]:
+    """The files of each card. One that names none of the cards counts for all of them.
+
+    Cards that one CSV names together stay together: it is of one run, or cannot be trusted.
+    """
+    cards: list[set[str]] = []
+    for judged in benches:
+        if judged.cards:
+            apart = [names for names in cards if names.isdisjoint(judged.cards)]
+            cards = [*apart, judged.cards.union(*(names for names in cards if names not in apart))]
+    known = set().union(*cards)
+    every = [*benches, *tests]
+    return [
+        [judged for judged in every if judged.cards & names or judged.cards.isdisjoint(known)]
+        for names in cards
+    ] or [every]
+
+
+def _card(device: str) -> str:
+    """The same for all names of a card; a slice is a card of its own."""
+    card = None if is_slice(device) else find_card(device)
+    return card.name if card else " ".join(device.lower().split())
+
+
+def _judge_card(
+    broken: Sequence[GateResult], files: Sequence[_Judged], margin: float, *, one_of: int
+) -> CardJudgement:
+    rows = Rows(row for judged in files for row in judged.rows)
+    devices = dict.fromkeys(name for judged in files if judged.rows for name in judged.devices)
+    tests = [gate for judged in files if judged.kind is Kind.JUNIT for gate in judged.gates]
+    gates = [*broken]
+    gates += (gate for judged in files if judged.kind is not Kind.JUNIT for gate in judged.gates)
+    if rows:
+        gates.append(matrix_gate(rows))
+    gates += tests
+    if rows and tests:
+        gates.append(coverage_gate(rows, tests))
+    decision = _decide(rows, gates, margin, ("tests", "parity") if tests else ())
+    named = ", ".join(devices) or None
+    if one_of > 1:  # what is judged of several files is another thing for each card
+        gates = [
+            gate.model_copy(update={"gate": f"{gate.gate} of {named}"})
+            if gate.gate in (MATRIX, COVERAGE)
+            else gate
+            for gate in gates
+        ]
+    return CardJudgement(named, tuple(gates), decision)
 
 
 def _decide(
-    rows: Rows[Row], gates: Sequence[GateResult], margin: float, kinds: Sequence[str]
+    rows: Sequence[Row], gates: Sequence[GateResult], margin: float, kinds: Sequence[str]
 ) -> Decision:
     """The run's own decision where all rows are this project's; foreign ones decide nothing."""
-    if rows and all(isinstance(row, BenchRow) for row in rows):
-        modes = cast(Rows[BenchRow], rows).by("mode")
-        dense, varlen = (modes.get(mode, ()) for mode in ("dense", "varlen"))
+    ours = [row for row in rows if isinstance(row, BenchRow)]
+    if ours and len(ours) == len(rows):
+        dense, varlen = ([row for row in ours if row.mode == mode] for mode in ("dense", "varlen"))
         return decide(dense, varlen, margin, gates, kinds=kinds)
     obstacles = [
         Obstacle(reason=gate.reason or Reason.NO_EVIDENCE, message=f"{gate.gate}: {gate.message}")

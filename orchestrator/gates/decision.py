@@ -10,7 +10,7 @@ from orchestrator.evidence.bench import Basis, BenchRow, Level, cells_of
 from orchestrator.evidence.rows import Rows
 from orchestrator.gates.coverage import GATE as COVERAGE
 from orchestrator.gates.coverage import coverage_findings
-from orchestrator.gates.findings import Finding, counted, listed
+from orchestrator.gates.findings import Finding, counted, first_sentence, listed
 from orchestrator.gates.margins import (
     comparisons,
     non_monotone,
@@ -185,6 +185,11 @@ def _undecided(obstacles: Sequence[Obstacle], gates: Sequence[GateResult]) -> st
         )
         tail = "; parity and completeness were verified." if verified else "."
         return f"UNDECIDED: the pod has no CUDA device, so no timing counts{tail}"
+    said = obstacles[0].message
+    for gate in gates:
+        if said == f"{gate.gate}: {gate.message}":
+            said = f"{gate.gate} is {gate.verdict.value}: {first_sentence(gate.message)}"
+            break
     rest = len(obstacles) - 1
     more = f" ({counted(rest, 'more obstacle')})" if rest else ""
-    return f"UNDECIDED: {obstacles[0].message}{more}"
+    return f"UNDECIDED: {said}{more}"

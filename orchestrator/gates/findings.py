@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -110,3 +111,8 @@ def listed(names: Iterable[object], shown: int = _SHOWN, *, between: str = ", ")
 def counted(number: int, noun: str) -> str:
     """`1 test`, `2 tests`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def first_sentence(text: str) -> str:
+    """Up to the first full stop that a capital follows: no file name or number ends a sentence."""
+    return re.split(r"(?<=[.!?])\s+(?=[A-Z])", text, maxsplit=1)[0]
