@@ -52,6 +52,11 @@ def compare_command(run_a: str, run_b: str, runs_dir: Path, *, as_json: bool) ->
     alike = a.run_id == b.run_id
     for name, side in (("A", found.a), ("B", found.b)):
         _print_side(console, name, side, alike=alike)
+    if found.same:
+        console.say(
+            "A and B have the very same rows: one takes them from the other, or is a copy of it",
+            "yellow",
+        )
     if found.absolute:
         console.say("one card, equally set up, equal versions: times are compared")
     else:
@@ -185,6 +190,7 @@ def _summary(found: RunComparison, code: ExitCode) -> dict[str, Any]:
         "exit_code": int(code),
         "a": side(found.a),
         "b": side(found.b),
+        "same": found.same,
         "absolute": found.absolute,
         "level": found.level,
         "reference": found.reference,

@@ -73,6 +73,12 @@ class RunComparison:
         return not self.differences
 
     @property
+    def same(self) -> bool:
+        """Whether both have the very same rows: one inherits them from the other, or is a copy."""
+        a, b = ([bench.rows for bench in side.benches] for side in (self.a, self.b))
+        return bool(a) and a == b
+
+    @property
     def counts(self) -> Counter[Change]:
         """How many speedups became what."""
         return Counter(cell.change for cell in self.cells if cell.what == "speedup")

@@ -89,7 +89,7 @@ def pooled(found: dict, what: str) -> dict:
 def test_before_and_after_on_one_machine(tmp_path: Path) -> None:
     found = compared(run(tmp_path / "a"), run(tmp_path / "b", 1.8))
     assert set(found) == documented("compare.md")
-    assert (found["schema"], found["exit_code"]) == (1, 0)
+    assert (found["schema"], found["exit_code"], found["same"]) == (1, 0, False)
     assert found["absolute"] is True
     assert found["differences"] == {}
     assert found["counts"]["better"] == 6
@@ -287,6 +287,8 @@ def test_what_is_inherited_was_measured_where_it_says(tmp_path: Path) -> None:
         {},
     )
     assert judge(heir).phases[2].inherited == plan.run_id
+    assert compared(b, heir.root)["same"] is True
+    assert "A and B have the very same rows: one takes them from" in compare(b, heir.root).output
     found = compared(a, heir.root)
     assert found["absolute"] is True
     assert found["b"]["fingerprint"]["gpus"] == "GPU-1"
@@ -363,7 +365,6 @@ def test_what_is_no_run_is_said_to_be_none(tmp_path: Path, monkeypatch, name: st
         assert name in refused.value.message
         assert "CSVs are judged by: orchestrate judge" in str(refused.value.remedy)
         assert "start one" not in str(refused.value)
-        break
 
 
 def test_numbers_that_json_does_not_have_are_null(tmp_path: Path) -> None:
