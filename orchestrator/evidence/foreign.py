@@ -139,9 +139,15 @@ class ForeignTable:
     rows: Rows[ForeignRow]
     renamed: Mapping[str, str]
     """Columns that are called otherwise in the contract, with its names."""
-    unknown: tuple[str, ...]
+    others: Mapping[str, Sequence[str]]
+    """Columns that the contract has not, as they were written."""
     ended: bool
     """Whether an end mark was there; it counted the rows, then."""
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Names of `others`."""
+        return tuple(self.others)
 
     def lacks(self, names: Iterable[str]) -> tuple[str, ...]:
         """Those of `names` for which no row that ran has a value."""
@@ -183,8 +189,11 @@ class _Reader:
                 file=self._name,
             )
         header = self._header.with_versions(self._fields)
-        rows = self._rows(header) if count else Rows[ForeignRow]()
-        return ForeignTable(self._name, rows, header.renamed, header.unknown, end is not None)
+        columns = zip(*self._fields, strict=True)
+        told = dict(zip(header.names, columns, strict=True)) if count else {}
+        rows = self._rows(header, told) if count else Rows[ForeignRow]()
+        others = {name: told.get(name, ()) for name in header.unknown}
+        return ForeignTable(self._name, rows, header.renamed, others, end is not None)
 
     def _error(self, problem: str, remedy: str | None = None) -> EvidenceError:
         return EvidenceError(problem, file=self._name, line=self._csv.line_num, remedy=remedy)
@@ -233,18 +242,15 @@ class _Reader:
 
     # --- column by column -----------------------------------------------------------------------
 
-    def _rows(self, header: Header) -> Rows[ForeignRow]:
-        told = dict(zip(header.names, zip(*self._fields, strict=True), strict=True))
+    def _rows(self, header: Header, told: Mapping[str, Sequence[str]]) -> Rows[ForeignRow]:
         if "status" in told:
             for index, status in enumerate(told["status"]):
                 if status.lower() not in _FINE:
                     self._failed[index] = status
         guessed = "varlen" if "nspans" in told or "varlen" in self._name.lower() else "dense"
-        told["mode"] = tuple(
-            mode.lower() or guessed for mode in told.get("mode", [""] * self._size)
-        )
+        modes = told.get("mode", ("",) * self._size)
         nothing = (None,) * self._size
-        columns: dict[str, Sequence[Any]] = {"mode": told["mode"]}
+        columns: dict[str, Sequence[Any]] = {"mode": [mode.lower() or guessed for mode in modes]}
         for name in _READ:
             kinds = get_args(_TYPES[name])
             if name not in told:

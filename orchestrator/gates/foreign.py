@@ -54,7 +54,7 @@ def _completeness(table: ForeignTable) -> GateResult:
                 "Judge the rows of each card by themselves: a threshold holds for one card.",
             )
         )
-    findings += _repeated(table.rows, cards)
+    findings += _repeated(table, cards)
     measured: dict[str, JsonValue] = {"cells": len(table.rows), "failed": len(failed)}
     return conclude(
         f"completeness {table.file}", findings, measured, f"{counted(len(table.rows), 'cell')}."
@@ -67,13 +67,21 @@ def _card(name: str | None) -> str:
     return card.name if card else " ".join((name or "").lower().split())
 
 
-def _repeated(rows: Sequence[ForeignRow], cards: Mapping[str | None, str]) -> Iterable[Finding]:
-    lines: dict[tuple[str, int | None, str], int] = {}
-    twice = []
-    for row in rows:
-        first = lines.setdefault((row.family, row.L, cards[row.device]), row.line)
-        if first != row.line:
-            twice.append(f"{row.where} repeats line {first} ({cell_name(row)})")
+def _repeated(table: ForeignTable, cards: Mapping[str | None, str]) -> Iterable[Finding]:
+    """Cells that are there twice; or that a column tells apart which nobody here understands."""
+    firsts: dict[tuple[str, int | None, str], int] = {}
+    twice, apart = [], []
+    for number, row in enumerate(table.rows):
+        first = firsts.setdefault((row.family, row.L, cards[row.device]), number)
+        if first != number:
+            line = table.rows[first].line
+            differ = (n for n, told in table.others.items() if _words(told[first], told[number]))
+            name = next(differ, None)
+            if name is None:
+                twice.append(f"{row.where} repeats line {line} ({cell_name(row)})")
+            else:
+                both = f"{table.others[name][first]}, {table.others[name][number]}"
+                apart.append(f"{row.where} repeats line {line} but for {name!r} ({both})")
     if twice:
         yield Finding(
             Verdict.INVALID,
@@ -81,6 +89,17 @@ def _repeated(rows: Sequence[ForeignRow], cards: Mapping[str | None, str]) -> It
             f"Cells were measured twice: {listed(twice, 2)}; two runs were put into one file.",
             "Write each run to a file of its own.",
         )
+    if apart:
+        yield unverified(
+            f"{listed(apart, 2)[:300]}: whether these are different cells is not known.",
+            "Write what differs there to files of their own, or name it by one of the columns that "
+            "are understood: docs/judge.md.",
+        )
+
+
+def _words(one: str, other: str) -> bool:
+    """Different words, such as two backends; not numbers, nor times of day."""
+    return one != other and all(word[:1].isalpha() for word in (one, other))
 
 
 def _parity(table: ForeignTable, ran: Sequence[ForeignRow]) -> GateResult:

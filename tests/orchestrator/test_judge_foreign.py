@@ -172,6 +172,22 @@ def test_a_doubled_row_is_one_however_it_is_spelled(tmp_path: Path, spelling: di
     assert "line 3 repeats line 2" in json.dumps(found)
 
 
+def test_what_a_word_tells_apart_is_not_called_measured_twice(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    rows = [f"dense,1024,8,128,128,64,1,0.1,0.2,2,1e-4,{b}" for b in ("flash", "math")]
+    file.write_text("\n".join([f"{HEADER},backend", *rows]))
+    found = judged(file, "--device", "RTX 4090")
+    gate = next(gate for gate in found["gates"] if gate["gate"].startswith("completeness t"))
+    assert (gate["verdict"], "but for 'backend' (flash, math)" in json.dumps(gate)) == (
+        "NOT_VERIFIED",
+        True,
+    )
+    file.write_text(
+        "\n".join([f"{HEADER},seconds", *(row.rpartition(",")[0] + ",1" for row in rows)])
+    )
+    assert "repeats line 2 (dense" in judge(file, "--device", "RTX 4090").output
+
+
 def test_rows_of_two_cards_are_no_one_measurement(tmp_path: Path) -> None:
     other = {"device": "NVIDIA H200"}
     found = judged(foreign_csv(tmp_path, {}, {"L": "512"} | other, other, {"L": "512"}))
