@@ -7,15 +7,14 @@ from operator import itemgetter
 
 from pydantic import JsonValue
 
-from orchestrator.evidence.canary import PER_TERA, Canary
-from orchestrator.evidence.cards import find_card
+from orchestrator.evidence.canary import Canary
 from orchestrator.evidence.foreign import Row
 from orchestrator.evidence.rows import Rows
 from orchestrator.evidence.telemetry import Telemetry
+from orchestrator.gates.company import company_findings
 from orchestrator.gates.findings import Finding, conclude, counted, invalid, unverified
 from orchestrator.gates.samples import (
     AGAIN,
-    ALONE,
     COOL,
     FASTEST_CLOCK,
     HOTTEST_C,
@@ -25,9 +24,6 @@ from orchestrator.gates.samples import (
 from orchestrator.gates.steadiness import canary_findings
 from orchestrator.gates.timed import cell_name, disturbed, on_a_card
 from orchestrator.models.verdict import GateResult
-
-QUIET_COPY = 0.7
-"""Of the card's DRAM bandwidth: a copy that gets so much has the card to itself."""
 
 
 def machine_gate(
@@ -51,7 +47,7 @@ def machine_gate(
         *_own_clocks(ran, measured),
         *_own_heat(ran),
         *telemetry_findings(file, ran, telemetry, measured),
-        *_company(ran, telemetry, canary, measured),
+        *company_findings(ran, telemetry, canary, measured),
         *canary_findings(file, ran, canary, measured),
     ]
     return conclude(gate, findings, measured, "" if findings else _passed(measured))
@@ -115,32 +111,3 @@ def _own_heat(rows: Rows[Row]) -> Iterable[Finding]:
             f"{degrees:g} C.",
             COOL,
         )
-
-
-def _company(
-    rows: Rows[Row],
-    telemetry: Telemetry | None,
-    canary: Canary | None,
-    measured: dict[str, JsonValue],
-) -> Iterable[Finding]:
-    """Where a container hides whose processes are whose, a fast canary shows that all was quiet."""
-    samples = telemetry.samples if telemetry else ()
-    if not samples or any(sample.foreign is not None for sample in samples):
-        return
-    card = find_card(rows[0].device or "")
-    shares = [
-        probe.value * PER_TERA[probe.unit.lower()] / card.dram_tb_per_s
-        for probe in (canary.probes if canary and card else ())
-        if card and probe.probe == "copy" and probe.unit.lower() in PER_TERA
-    ]
-    if shares and min(shares) >= QUIET_COPY:
-        measured["foreign"] = (
-            f"not readable here; the canary's copy had {min(shares):.0%} of the DRAM bandwidth"
-        )
-        return
-    yield unverified(
-        "The telemetry does not say foreign_processes (a container may hide them), and no "
-        "canary shows that the card was free: its copy must reach "
-        f"{QUIET_COPY:.0%} of the DRAM bandwidth.",
-        ALONE,
-    )

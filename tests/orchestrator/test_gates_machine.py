@@ -10,6 +10,7 @@ from evidence_samples import RTX_4090, bench_rows, interpreted, row
 from orchestrator.evidence import EvidenceError
 from orchestrator.evidence.canary import parse_canary
 from orchestrator.evidence.telemetry import parse_telemetry, throttle_names
+from orchestrator.gates.company import company_findings
 from orchestrator.gates.machine import machine_gate
 from orchestrator.models.verdict import GateResult, Reason, Verdict
 
@@ -189,6 +190,40 @@ def test_hidden_processes_are_made_up_for_by_a_fast_canary_only() -> None:
     found = judged(hidden, parse_canary(slow))
     assert found.verdict is Verdict.NOT_VERIFIED
     assert "foreign_processes" in found.message
+
+
+A100, H200 = "NVIDIA A100-SXM4-80GB", "NVIDIA H200"
+
+
+@pytest.mark.parametrize(
+    ("device", "gb_per_s", "says"),
+    [
+        (f"{A100} MIG 1g.10gb", 200, None),
+        (f"{A100} MIG 1g.10gb+me", 200, None),
+        (f"{A100} MIG 1g.10gb", 150, "70% of the DRAM bandwidth of 0.125 of the card, and had 59%"),
+        (f"{A100} MIG 1g.20gb", 200, "of 0.25 of the card, and had 39%"),
+        (f"{A100} MIG 1c.3g.40gb", 800, None),
+        (f"{A100} MIG 7g.80gb", 1000, "of 1 of the card, and had 49%"),
+        (f"{A100} MIG 1g.10gb", 1700, "had 667% of the DRAM bandwidth of 0.125 of the card, more"),
+        (f"{A100} MIG 1g.5gb", 130, "had 51%"),
+        (f"{H200} MIG 3g.71gb", 2000, None),
+        (f"{H200} MIG 4g.71gb", 1500, "had 62%"),
+        (f"{H200} MIG 1", 2000, "does not tell which part"),
+        (f"{H200} MIG 5g.71gb", 2000, "does not tell which part"),
+        (f"{H200} MIG 7g.300gb", 4000, "does not tell which part"),
+        (f"{RTX_4090} MIG 1g.10gb", 900, "does not tell which part"),
+    ],
+)
+def test_a_slices_copy_is_held_against_its_share(device, gb_per_s, says) -> None:
+    probes = f"when,probe,value,unit\nbefore,copy,{gb_per_s},GB/s\nafter,copy,{gb_per_s},GB/s\n"
+    rows = bench_rows("dense", row("dense", 64, device=device))
+    measured = {}
+    hidden = telemetry("container.csv")
+    found = list(company_findings(rows, hidden, parse_canary(probes.encode()), measured))
+    assert [finding.verdict for finding in found] == ([Verdict.NOT_VERIFIED] if says else [])
+    assert says in found[0].message if says else "of the card" in measured["foreign"]
+    if says and ("more" in says or "tell" in says):
+        assert found[0].next_step.startswith("Run the job where nvidia-smi sees")
 
 
 def test_of_several_cards_the_one_that_the_job_uses_counts() -> None:
