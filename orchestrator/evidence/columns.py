@@ -9,13 +9,12 @@ from typing import Any, NoReturn
 
 from kernels.bench import contract
 from orchestrator.evidence.errors import EvidenceError
-from orchestrator.evidence.text import NUMBER
+from orchestrator.evidence.text import DECIMAL_COMMA, NUMBER
 
 IDENTITY = (
     "mode", "dist", "N", "H", "D", "Dv", "nspans", "streams", "dtype", "level", "form", "ragged",
 )  # fmt: skip
 """What the contract may name a family by."""
-DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+", re.ASCII)
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
 _LARGE = 10**18
 

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 
 from kernels.bench import contract
 from orchestrator.evidence.bench import CHOICES, BenchRow
-from orchestrator.evidence.columns import DECIMAL_COMMA, families_of
+from orchestrator.evidence.columns import families_of
 from orchestrator.evidence.errors import EvidenceError
 from orchestrator.evidence.headers import MICRO, TIMES, Header, read_header
 from orchestrator.evidence.rows import Rows
-from orchestrator.evidence.text import NOT_FINITE, NUMBER, delimiter_of, text_of
+from orchestrator.evidence.text import DECIMAL_COMMA, NOT_FINITE, NUMBER, delimiter_of, text_of
 
 MAX_BYTES = 64 * 2**20
 _LARGEST = 1e9

@@ -12,6 +12,8 @@ from orchestrator.evidence.errors import EvidenceError
 
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", re.ASCII)
 """A finite number: float() also takes `1_000`, full-width digits and `infinity`."""
+DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+([eE][+-]?[0-9]{1,3})?", re.ASCII)
+"""What spreadsheets of half the world write."""
 NOT_FINITE = re.compile(r"[+-]?(nan|inf(inity)?)", re.IGNORECASE | re.ASCII)
 """What programs print where a number went wrong."""
 MAX_COLUMNS = 1000
@@ -72,7 +74,8 @@ def delimiter_of(text: str) -> str:
 def with_commas(data: bytes) -> bytes:
     """A CSV with semicolons or tabs between its fields, each line written again with commas.
 
-    What is no such CSV is left as it is, for its own parser to refuse.
+    Then a comma within a number can only be a decimal one, and becomes a point. What is no such CSV
+    is left as it is, for its own parser to refuse.
     """
     start = data[:_HEAD].decode("utf-8-sig", "replace")
     if start.lstrip().startswith("<") or delimiter_of(start) == ",":
@@ -81,10 +84,19 @@ def with_commas(data: bytes) -> bytes:
     try:
         text = data.decode("utf-8-sig")
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(text))
-        csv.writer(out, lineterminator="\n").writerows(reader)
+        csv.writer(out, lineterminator="\n").writerows(map(_with_points, reader))
     except (UnicodeDecodeError, csv.Error):
         return data
     return out.getvalue().encode()
+
+
+def _with_points(fields: Sequence[str]) -> list[str]:
+    return [
+        field.replace(",", ".")
+        if "," in field and DECIMAL_COMMA.fullmatch(field.strip())
+        else field
+        for field in fields
+    ]
 
 
 def refuse_wide(header: Sequence[str], file: str, line: int) -> None:

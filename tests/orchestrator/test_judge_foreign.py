@@ -274,9 +274,24 @@ def test_a_spreadsheets_utf_16_is_called_that(tmp_path: Path) -> None:
     assert gate["next_step"] == "Save it as UTF-8."
 
 
-def test_a_decimal_comma_is_called_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_a_decimal_comma_is_a_point_where_commas_separate_nothing(
+    tmp_path: Path, delimiter
+) -> None:
     file = tmp_path / "x.csv"
-    file.write_text("N;H;D;Dv;L;tri_ms;ref_ms\n1024;8;128;128;256;0,18;0.24\n")
+    line = "dense 1024 8 128 128 256 1 0,18 0,24 1,3333 1,2E-05"
+    file.write_text(HEADER.replace(",", delimiter) + "\n" + line.replace(" ", delimiter))
+    found = judged(file, "--device", "RTX 4090")
+    points = tmp_path / "points"
+    points.mkdir()
+    (points / "x.csv").write_text(file.read_text().replace(",", ".").replace(delimiter, ","))
+    assert judged(points / "x.csv", "--device", "RTX 4090")["gates"] == found["gates"]
+    assert verdicts(found)["parity"] == "NOT_VERIFIED"
+
+
+def test_a_decimal_comma_between_commas_is_called_one(tmp_path: Path) -> None:
+    file = tmp_path / "x.csv"
+    file.write_text('N,H,D,Dv,L,tri_ms,ref_ms\n1024,8,128,128,256,"0,18",0.24\n')
     found = judged(file, "--device", "RTX 4090")
     assert any("tri_ms is 0,18, with a decimal comma" in g["message"] for g in found["gates"])
 
