@@ -99,10 +99,9 @@ class Telemetry:
     def window(self, began_ms: float, ended_ms: float, slack_ms: float) -> tuple[int, int, bool]:
         """Where among `samples` those of a cell begin and end, and whether they lie within it."""
         times = self._times
-        first = bisect_left(times, began_ms)
-        end = bisect_right(times, ended_ms, first) if began_ms <= ended_ms else first
-        if first < end:
-            return first, end, True
+        first = end = bisect_left(times, began_ms)
+        if end < len(times) and times[end] <= ended_ms:
+            return first, bisect_right(times, ended_ms, end), True
         if first > 0 and times[first - 1] >= began_ms - slack_ms:
             first -= 1
         if end < len(times) and times[end] <= ended_ms + slack_ms:

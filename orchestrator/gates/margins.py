@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from operator import attrgetter
 from typing import Any
 
 from kernels.bench import contract
@@ -107,14 +106,14 @@ def wavering(
     rows: Sequence[BenchRow], level: Level, basis: Basis, margin: float
 ) -> tuple[str, ...]:
     """Cells that noise decides: the interval holds the margin, or the timing did not settle."""
-    interval = attrgetter(f"{level}_{basis}_lo", f"{level}_{basis}_hi")
-    near = []
-    for row in rows:
-        low, high = interval(row)
-        if low is not None and high is not None and low < margin <= high:
-            at = f"{row.family}, L={row.L}"
-            near.append(f"{at}: [{low:.3f}, {high:.3f}] holds the margin {margin:g}")
-    return (*near, *noise_bound(Rows.of(rows)))
+    every = Rows.of(rows)
+    bounds = every.columns(f"{level}_{basis}_lo", f"{level}_{basis}_hi", "family", "L")
+    near = [
+        f"{family}, L={length}: [{low:.3f}, {high:.3f}] holds the margin {margin:g}"
+        for low, high, family, length in bounds
+        if low is not None and high is not None and low < margin <= high
+    ]
+    return (*near, *noise_bound(every))
 
 
 def undecided_by(
@@ -144,7 +143,8 @@ def undecided_by(
             "Noise alone stands against every length, so neither ENABLE nor KEEP_OFF is shown: "
             f"{listed(noisy)}."
         )
-    admitted = [row for row in rows if shortest <= row.L]
+    unsettled = Rows.of(rows).where(lambda settled: settled != SETTLED, "settled")
+    admitted = [row for row in unsettled if shortest <= row.L]
     noisy = _unsure(admitted, level, basis, margin)
     if not noisy:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kernels.bench.contract import CPU_INTERPRETER
 from orchestrator.evidence.bench import LEVELS
@@ -61,8 +61,7 @@ def on_a_card(
     return conclude(gate, [finding], {"cells": len(ran)}, "")
 
 
-@dataclass(frozen=True)
-class Time:
+class Time(NamedTuple):
     """One time of one side of a row."""
 
     row: Row
