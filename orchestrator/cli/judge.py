@@ -16,6 +16,7 @@ from orchestrator.cli.console import STYLES, Console
 from orchestrator.engine.judge import judge
 from orchestrator.engine.judge_files import FilesJudgement, judge_files
 from orchestrator.errors import UsageError
+from orchestrator.evidence.cards import CARDS, cards_like, find_card
 from orchestrator.models.run import Judgement
 from orchestrator.models.verdict import Decision, GateResult, Verdict, worst
 from orchestrator.store.paths import RunPaths
@@ -37,6 +38,7 @@ def judge_command(
                 remedy="name the CSVs in it",
             )
     files = [path for path in paths if not path.is_dir()]
+    device = _meant(device) if device is not None else None
     with _no_collecting():
         judged = [judge(run) for run in runs]
         of_files = judge_files(files, device=device, margin=margin) if files else None
@@ -52,6 +54,23 @@ def judge_command(
         _print_files(console, of_files)
     console.say(f"verdict {verdict.value}, exit code {int(verdict.exit_code)}", STYLES[verdict])
     return int(verdict.exit_code)
+
+
+def _meant(device: str) -> str:
+    """The name of the one card that `--device` can mean."""
+    cards = cards_like(device)
+    if len(cards) == 1:
+        return device if find_card(device) else cards[0].name
+    if cards:
+        raise UsageError(
+            f"--device {device} may be {' or '.join(card.name for card in cards)}",
+            remedy="name one of them: their peaks differ",
+        )
+    raise UsageError(
+        f"--device {device}: no peaks are known of such a card",
+        remedy=f"name one of {', '.join(card.name for card in CARDS)}; or leave --device out, and "
+        "all that needs no peaks is judged",
+    )
 
 
 @contextmanager

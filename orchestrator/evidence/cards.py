@@ -250,6 +250,19 @@ def find_card(device: str) -> Card | None:
     return next((card for card in CARDS if re.fullmatch(card.pattern, name)), None)
 
 
+def cards_like(name: str) -> tuple[Card, ...]:
+    """Those that a person may mean by a short name: `4090`, `rtx4090`, `H100`."""
+    card = find_card(name)
+    if card is not None:
+        return (card,)
+    short = _letters(_bare(name))
+    return tuple(card for card in CARDS if short and short in _letters(card.name))
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
 def same_card(one: str, other: str) -> bool:
     """Whether two names, torch's or nvidia-smi's, may be one card's; a slice is its card's."""
     known = find_card(one)

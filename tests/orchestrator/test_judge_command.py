@@ -82,3 +82,24 @@ def test_nothing_to_judge_is_a_usage_error(tmp_path: Path) -> None:
     ):
         with pytest.raises((UsageError, click.UsageError), match=says):
             judge(path)
+
+
+@pytest.mark.parametrize("name", ["4090", "rtx4090", "RTX-4090", "NVIDIA GeForce RTX 4090"])
+def test_a_card_is_known_by_what_people_call_it(name: str) -> None:
+    found = judged(FOREIGN / "impossible_bandwidth.csv", "--device", name)
+    assert found["exit_code"] == 5
+    assert "1.008 TB/s (DRAM) on the RTX 4090" in json.dumps(found["gates"])
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("H100", "may be H100 NVL or H100 PCIe or H100 SXM"),
+        ("RTX 4090 D", "no peaks are known of such a card"),
+        ("", "no peaks are known of such a card"),
+    ],
+)
+def test_a_card_that_cannot_be_told_is_a_usage_error(name: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says) as caught:
+        judge(FOREIGN / "impossible_bandwidth.csv", "--device", name)
+    assert "H100 SXM" in str(caught.value) or "name one of them" in (caught.value.remedy or "")
