@@ -149,6 +149,8 @@ def change_of(*ratios: float) -> list[Compared]:
         ((0.97, 0.97, 0.97, 0.97, 0.97, 1.02), 14 / 64, (0.97, 1.02), Change.NOISE),
         # cells without a change count against one
         ((1.0,) * 4 + (1.03,) * 6, 0.75390625, (1.0, 1.03), Change.NOISE),
+        # nor is a difference in the last digit one
+        ((1.000001,) * 6, 1, (1, 1), Change.NOISE),
         ((0.99,) + (1.01,) * 7 + (1.04,), 20 / 512, (1.01, 1.01), Change.WORSE),
     ],
 )
@@ -368,10 +370,14 @@ def test_what_is_no_run_is_said_to_be_none(tmp_path: Path, monkeypatch, name: st
 
 
 def test_numbers_that_json_does_not_have_are_null(tmp_path: Path) -> None:
-    def slow(mode: str, length: int) -> dict[str, object]:
-        return row(mode, length, speedup=5e-324)
+    most = 1.79e308
 
-    found = compared(measured(tmp_path / "a", slow), measured(tmp_path / "b"), 5)
+    def wild(mode: str, length: int) -> dict[str, object]:
+        bounds = {"speedup_lo": most, "speedup_hi": most, "settled": "still warming up"}
+        return row(mode, length, speedup=5e-324, **bounds)
+
+    found = compared(measured(tmp_path / "a", wild), measured(tmp_path / "b"), 5)
+    assert found["cells"][0]["a"] == {"value": 5e-324, "low": most, "high": None}
     assert {cell["ratio"] for cell in found["cells"] if cell["what"] == "speedup"} == {None}
     assert [one["what"] for one in found["pooled"]] == ["tri_ms", "ref_ms"]
 
@@ -426,6 +432,21 @@ def one(**changes: object):
 def test_significance(a, b, change: Change) -> None:
     """Of the row's own level and reference."""
     assert compare_cell("dense", 64, a, b, absolute=False)[0].change is change
+
+
+@pytest.mark.parametrize(("cv", "iters"), [(0, 50), (None, 50), (0.02, None)])
+def test_a_time_that_nothing_is_known_of_or_never_varies_has_no_interval(cv, iters) -> None:
+    b = one(tri_ms=0.2, tri_cv=cv, iters=iters)
+    found = {c.what: c.change for c in compare_cell("dense", 64, one(), b, absolute=True)}
+    assert found["tri_ms"] is Change.UNKNOWN
+
+
+def test_more_iterations_tell_smaller_differences() -> None:
+    changes = []
+    for iters in (10, 1000):
+        a, b = (one(tri_ms=ms, tri_cv=0.02, iters=iters) for ms in (0.1, 0.101))
+        changes.append(compare_cell("dense", 64, a, b, absolute=True)[1].change)
+    assert changes == [Change.NOISE, Change.WORSE]
 
 
 @pytest.mark.parametrize(
