@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from orchestrator.cli.app import cli
 from orchestrator.engine.judge_files import judge_files
+from orchestrator.errors import UsageError
 from orchestrator.evidence import EvidenceError
 from orchestrator.evidence.bench import parse_bench
 from orchestrator.evidence.canary import parse_canary
@@ -122,16 +123,27 @@ def test_bench_csvs(data: bytes) -> None:
     tolerated(parse_foreign, data)
 
 
+def judged_or_refused(files: list[Path]):
+    try:
+        return judge_files(files, device="RTX 4090")
+    except UsageError as error:
+        return error
+
+
 @MANY
 @given(st.one_of(tables(), damaged(GOOD_CSV), damaged(GOOD_CANARY), damaged(GOOD_XML)))
 def test_the_judge(tmp_path: Path, data: bytes) -> None:
-    """Whatever the bytes, a verdict: never a PASS, and nothing raw on the terminal."""
+    """Whatever the bytes, a verdict or a refusal: never a PASS, and nothing raw on the terminal."""
     file = tmp_path / "x.csv"
     file.write_bytes(data)
     other = tmp_path / "y.csv"
     other.write_bytes(b"mode,L,tri_ms\ndense,64,0.1\n")
-    found = judge_files([file, other], device="RTX 4090")
-    assert found.decision.outcome is Outcome.UNDECIDED
+    found = judged_or_refused([file, other])
+    if isinstance(found, UsageError):  # it holds no column of any evidence
+        assert "x.csv is " in found.message
+        assert found.message.isprintable()
+        return
+    assert {card.decision.outcome for card in found.cards} == {Outcome.UNDECIDED}
     assert found.verdict in (Verdict.FAIL, Verdict.INVALID, Verdict.NOT_VERIFIED)
     words = ["judge", str(file), str(other), "--device", "RTX 4090"]
     shown = CliRunner().invoke(cli, words, standalone_mode=False, catch_exceptions=False)
