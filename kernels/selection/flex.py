@@ -59,7 +59,7 @@ MAX_HEADS = 127
 HEAD_DIMS = range(16, 257)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 ALIGNMENT = 16
-"""Bytes. What begins elsewhere compiled code copies as a whole, a cache too."""
+"""Bytes. A cache that begins elsewhere would be copied as a whole by compiled code."""
 
 _ROW_TILE = 128
 """Queries of a row are one tile of the block lists, however few."""
@@ -151,7 +151,7 @@ def _refuse(Q: Tensor, K: Tensor, V: Tensor, ranges: Tensor) -> None:
         raise UnsupportedShape(f"a row may have {MAX_RANGES} ranges, got {n}")
     if (G if S == 1 else B * G) > MAX_ROWS:
         raise UnsupportedShape(f"a query may have {MAX_ROWS} rows, got {B} x {G}")
-    for name, X in (("Q", Q), ("K", K), ("V", V)):
+    for name, X in (("K", K), ("V", V)):
         if X.data_ptr() % ALIGNMENT:
             raise Misaligned(f"{name} does not begin on {ALIGNMENT} bytes")
 
@@ -254,7 +254,7 @@ def _without(out: Tensor, too_long: Tensor) -> Tensor:
 
 def _while_building(error: Exception) -> bool:
     """Whether torch's compiler or Triton's raised it; a device in trouble must not be hidden."""
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, torch.cuda.OutOfMemoryError):
         return False
     modules = {kind.__module__ for kind in type(error).__mro__}
     makers = ("torch._dynamo", "torch._inductor", "triton")
