@@ -33,7 +33,7 @@ from orchestrator.gates.levels import level_findings
 from orchestrator.gates.matrix import not_one_run
 from orchestrator.gates.reference import kernel_findings, reference_findings
 from orchestrator.gates.statuses import status_findings
-from orchestrator.gates.strongest import strongest_findings
+from orchestrator.gates.strongest import missed_strongest
 from orchestrator.gates.timing import noise_bound, timing_findings
 from orchestrator.models.playbook import BenchGate
 from orchestrator.models.verdict import GateResult, Reason, Verdict
@@ -86,7 +86,6 @@ def table_gate(gate: BenchGate, table: BenchTable, gpus: Sequence[str] | None = 
         *ratio_findings(ran),
         *timing_findings(timed),
         *level_findings(timed),
-        *strongest_findings(timed),
         *_machine(table, gpus),
     ]
     measured = _measured(table.rows, ran, timed)
@@ -109,6 +108,9 @@ def _measured(
         "timing": NO_TIMING if CPU_INTERPRETER in rows.said("device") else "measured",
         "min_iters": min(ran.said("iters") - {None}, default=None),
         "noise_bound": list[JsonValue](noise_bound(timed)),
+        "missed_strongest": [
+            missed.said for level in LEVELS for missed in missed_strongest(timed, level)
+        ],
     }
 
 
@@ -122,6 +124,8 @@ def _passed(ran: Sequence[BenchRow], measured: dict[str, JsonValue]) -> str:
     elif measured["noise_bound"]:
         unsettled = cast(list[JsonValue], measured["noise_bound"])
         message += f" Timing did not settle in {counted(len(unsettled), 'cell')}."
+    if missed := cast(list[JsonValue], measured["missed_strongest"]):
+        message += f" {counted(len(missed), 'strongest reference')} a longer cell's beats."
     return message
 
 

@@ -20,6 +20,7 @@ from orchestrator.gates.margins import (
 )
 from orchestrator.gates.matrix import GATE as MATRIX
 from orchestrator.gates.matrix import one_run_findings, shape_findings
+from orchestrator.gates.strongest import moved_by_missed
 from orchestrator.models.verdict import Decision, GateResult, Obstacle, Outcome, Reason, Verdict
 
 
@@ -51,6 +52,10 @@ def decide(
             noise = undecided_by(rows, cells, found, level, reference)
             if noise is not None:
                 obstacles.append(Obstacle(reason=Reason.MACHINE_DISTURBED, message=noise))
+            if reference == "strongest":
+                missed = moved_by_missed(rows, cells, found, level)
+                if missed is not None:
+                    obstacles.append(Obstacle(reason=Reason.NO_EVIDENCE, message=missed))
         except (EvidenceError, contract.ContractError) as error:
             obstacles.append(
                 Obstacle(reason=Reason.MALFORMED, message=f"The rows do not decide: {error}.")

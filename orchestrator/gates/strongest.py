@@ -1,32 +1,62 @@
-"""Strongest references that are provably not: the same reference needs less for more keys."""
+"""Strongest references that are provably not: the same reference needs less for more keys.
+
+What a longer cell's reference took bounds from above what the strongest of a shorter one takes: so
+far the shorter one's speedup is too high, and the decision takes it for that much less.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from orchestrator.evidence.bench import LEVELS, BenchRow, Level
+from kernels.bench import contract
+from kernels.bench.contract import Cell, Threshold
+from orchestrator.evidence.bench import BenchRow, Level
 from orchestrator.evidence.rows import Rows
-from orchestrator.gates.findings import Finding, listed
-from orchestrator.models.verdict import Reason, Verdict
+from orchestrator.gates.findings import listed
 
 _SLACK = 1.05
 """By which a time may be above that of more keys: launches and noise, where nothing was missed."""
 
 
-def strongest_findings(rows: Rows[BenchRow]) -> Iterator[Finding]:
+@dataclass(frozen=True)
+class Missed:
+    """A cell whose strongest reference is beaten by a longer cell's."""
+
+    row: BenchRow
+    factor: float
+    """Of its time, that the longer cell's reference takes, below 1."""
+    said: str
+
+
+def missed_strongest(rows: Rows[BenchRow], level: Level) -> list[Missed]:
     """Cells whose strongest time is above that of a longer cell of their family."""
-    families = rows.by("family").values()
-    for level in LEVELS:
-        missed = [said for family in families for said in _missed(family, level)]
-        if missed:
-            yield Finding(
-                Verdict.NOT_VERIFIED,
-                Reason.NO_EVIDENCE,
-                f"The strongest reference at {level} level is not the strongest there is: "
-                f"{listed((said for said, _ in missed), 2, between='; ')}.",
-                missed[0][1],
-            )
+    return [missed for family in rows.by("family").values() for missed in _missed(family, level)]
+
+
+def moved_by_missed(
+    rows: Rows[BenchRow], cells: Sequence[Cell], found: Threshold, level: Level
+) -> str | None:
+    """Why the threshold `found` rests on references that were missed; None where it does not.
+
+    `cells` are those of `rows`, over the strongest reference.
+    """
+    missed = missed_strongest(rows, level)
+    if not missed:
+        return None
+    factors = {(each.row.file, each.row.line): each.factor for each in missed}
+    bounded = [
+        replace(cell, speedup=cell.speedup * factors.get((row.file, row.line), 1.0))
+        for row, cell in zip(rows, cells, strict=True)
+    ]
+    if contract.threshold(bounded, found.margin).min_L == found.min_L:
+        return None
+    return (
+        f"The strongest reference at {level} level is not the strongest there is, and with what is "
+        f"known of it the threshold would be another: "
+        f"{listed((each.said for each in missed), 2, between='; ')}."
+    )
 
 
 def _length(cell: tuple[BenchRow, tuple[Any, ...]]) -> int:
@@ -34,7 +64,7 @@ def _length(cell: tuple[BenchRow, tuple[Any, ...]]) -> int:
     return length
 
 
-def _missed(family: Rows[BenchRow], level: Level) -> Iterator[tuple[str, str]]:
+def _missed(family: Rows[BenchRow], level: Level) -> Iterator[Missed]:
     """From the longest cell on, against the fastest of those that are longer still."""
     fastest: tuple[float, int, str] | None = None
     side = f"{level}_strongest"
@@ -48,10 +78,11 @@ def _missed(family: Rows[BenchRow], level: Level) -> Iterator[tuple[str, str]]:
             wide = high / low if low and high else 1.0
             if ms > best * wide:
                 tail = "" if theirs == name else f"; it was not found at L={length}"
-                yield (
+                yield Missed(
+                    row,
+                    best / ms,
                     f"{row.where} ({row.family}): {theirs} at L={longer} is faster "
                     f"({best:g} ms) than {name or 'the reference'} at L={length} ({ms:g} ms){tail}",
-                    f"Time {theirs} at L={length} of that family.",
                 )
         if fastest is None or ms < fastest[0]:
             fastest = (ms, length, name or "the reference")

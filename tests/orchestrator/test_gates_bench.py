@@ -393,7 +393,8 @@ def test_a_gate_that_would_prove_too_little_is_refused(changes):
         ParityGate(gate="parity", file="p.xml", max_mae=1e-2)
 
 
-def test_a_strongest_reference_that_more_keys_beat_is_not_the_strongest():
+def test_a_strongest_reference_that_more_keys_beat_is_said():
+    """What it means for the decision is the decision's."""
     longer = {
         "ref_ms": 0.1,
         "tri_ms": 0.12,
@@ -403,7 +404,12 @@ def test_a_strongest_reference_that_more_keys_beat_is_not_the_strongest():
     }
     named = {"reference": "flex_attention", "operator_strongest": "flex_attention"}
     words = "flex_attention at L=128 is faster (0.1 ms) than sdpa_packed at L=64 (0.15 ms)"
-    refused(BENCH, bench(**longer, **named), NOT_VERIFIED, Reason.NO_EVIDENCE, words)
+    found = judged(BENCH, bench(**longer, **named))
+    kernel, operator = found.measured["missed_strongest"]
+    assert words in operator
+    assert "it was not found at L=64" in operator
+    assert "(0.09 ms) than sdpa_packed at L=64 (0.144 ms)" in kernel
+    assert "strongest references a longer cell's beats" in found.message
     near = {
         "ref_ms": 0.155,
         "tri_ms": 0.12,
@@ -411,7 +417,7 @@ def test_a_strongest_reference_that_more_keys_beat_is_not_the_strongest():
         "speedup_lo": 1.28,
         "speedup_hi": 1.31,
     }
-    assert judged(BENCH, bench(**near)).verdict is Verdict.PASS
+    assert judged(BENCH, bench(**near)).measured["missed_strongest"] == []
 
 
 def test_dense_rows_are_not_ragged():

@@ -71,6 +71,32 @@ def test_keep_off_is_above_every_length_that_lost():
     assert (decision.outcome, decision.min_L) == (Outcome.KEEP_OFF, 8193)
 
 
+def slow_reference(factor: float, low: float) -> tuple:
+    """GOOD, but for a reference at L=64 that takes `factor` times as long as that at L=128."""
+    scale = 128 / 64 * factor
+    at_64 = row(
+        "dense", 64, speedup=low * 1.02, speedup_lo=low, speedup_hi=low * 1.04,
+        tri_ms=0.15 * scale / (low * 1.02), ref_ms=0.15 * scale,
+    )  # fmt: skip
+    rest = (row("dense", length, speedup_lo=1.5) for length in (128, 256))
+    return bench_rows("dense", at_64, *rest), GOOD[1]
+
+
+def test_a_reference_that_a_longer_cell_beats_counts_for_no_more_than_that():
+    """The longer cell's time is the most that the strongest can take at the shorter length."""
+    certain = slow_reference(1.5, 3.0)  # at least 3.0 / 1.5, well above the margin
+    assert decided(*certain).min_L == 64
+    doubtful = slow_reference(1.5, 1.6)  # 1.07 perhaps: below it
+    decision = decided(*doubtful)
+    assert decision.outcome is Outcome.UNDECIDED
+    (obstacle,) = decision.obstacles
+    assert obstacle.reason is Reason.NO_EVIDENCE
+    assert "the threshold would be another: sel_dense.csv, line 2" in obstacle.message
+    assert "sdpa_packed at L=128 is faster (0.3 ms) than sdpa_packed at L=64" in obstacle.message
+    assert decided(*slow_reference(1.5, 1.1)).min_L == 128  # a loss is one either way
+    assert decided(*doubtful, reference="shipped").min_L is not None
+
+
 NOISE = {"speedup_hi": 100, "settled": "no: noisy"}
 
 
