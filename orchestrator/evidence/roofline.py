@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from orchestrator.evidence.cards import Card
@@ -64,14 +65,18 @@ _SHAPE = (
 )  # fmt: skip
 
 
-def works_of(rows: Rows[Row]) -> list[Work | tuple[str, ...]]:
+def works_of(rows: Rows[Row]) -> Sequence[Work | tuple[str, ...]]:
     """Work of each bench row, by its columns; or the columns that are missing for it.
 
     What is missing and can only make the work larger (H, Dv, dtype) is taken at its smallest: a
     time that is impossible for that is impossible for more. Where rows differ in length, or share
     one cache, only the writer knows the work: its columns `bytes` and `flops` are taken, between
-    the least that such rows can have and the formula.
+    the least that such rows can have and the formula. From then on it is their column `work`.
     """
+    return rows.derived("work", _works)
+
+
+def _works(rows: Rows[Row]) -> list[Work | tuple[str, ...]]:
     return [_work_of(*shape) for shape in rows.columns(*_SHAPE)]
 
 

@@ -54,11 +54,11 @@ class Rows(tuple[R_co, ...], Generic[R_co]):
         """What each row says of all `names`, row by row."""
         return zip(*map(self.column, names), strict=True)
 
-    def having(self, **columns: Sequence[Any]) -> Rows[R_co]:
-        """The same rows with more columns, which may be of anything that belongs to them."""
-        rows = Rows(self, columns)
-        rows._find = self.column
-        return rows
+    def derived(self, name: str, of: Callable[[Rows[R_co]], Sequence[Any]]) -> Sequence[Any]:
+        """A column that is computed `of` the others, once; rows picked from these have it too."""
+        if name not in self._columns:
+            self._columns[name] = of(self)
+        return self._columns[name]
 
     def said(self, *names: str) -> Set[Any]:
         """The different things that rows say of `names`: values of one name, tuples of several."""

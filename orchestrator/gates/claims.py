@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from orchestrator.evidence.foreign import Row
-from orchestrator.evidence.roofline import Work, misstated
+from orchestrator.evidence.roofline import Work, misstated, works_of
 from orchestrator.evidence.rows import Rows
 from orchestrator.gates.findings import Finding, listed, unverified
 from orchestrator.gates.timed import EARLIEST_MS, REQUIRED, cell_name
@@ -17,7 +17,7 @@ _WINDOW = 0.9
 
 
 def claim_findings(rows: Rows[Row]) -> Iterator[Finding]:
-    """Work and times of day that cannot be. `rows` have a column `work`."""
+    """Work and times of day that cannot be."""
     for wrong, remedy in (
         (_misstated(rows), "Look at how the benchmark counts the work: the limit rests on it."),
         (_outside(rows), "Set the machine's clock, and look at how the benchmark takes times."),
@@ -29,10 +29,11 @@ def claim_findings(rows: Rows[Row]) -> Iterator[Finding]:
 def _misstated(rows: Rows[Row]) -> list[str]:
     """Bytes and FLOPs that are not those of the row's shape."""
     found = []
-    for number, (work, told_bytes, told_flops) in enumerate(rows.columns("work", "bytes", "flops")):
+    told = rows.columns("bytes", "flops")
+    for number, (work, (moved, computed)) in enumerate(zip(works_of(rows), told, strict=True)):
         if not isinstance(work, Work) or work.assumed:
             continue
-        if (told_bytes, told_flops) != (work.bytes, work.flops):
+        if moved != work.bytes or computed != work.flops:
             row = rows[number]
             # what others call bytes may be something else: a row of ours says ragged and form
             if row.ragged and row.form and (said := misstated(row, work)):
@@ -66,14 +67,13 @@ def _outside(rows: Rows[Row]) -> list[str]:
 def unsaid_findings(file: str, rows: Rows[Row], *, card_named: bool) -> Iterator[Finding]:
     """Columns without which a time cannot be held against a card, or not to the full.
 
-    `rows` have a column `work`; `card_named` is whether the card of those is known that do not say
-    their device.
+    `card_named` is whether the card of those is known that do not say their device.
     """
     missing = Counter[str]()
     if not card_named:
         missing["device"] = sum(not device for device in rows.column("device"))
     alike = Counter[tuple[str, ...]]()
-    for work in rows.column("work"):
+    for work in works_of(rows):
         if not isinstance(work, Work):
             missing.update(work)
         elif work.assumed:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from orchestrator.evidence.cards import FASTEST, Card
 from orchestrator.evidence.foreign import Row
-from orchestrator.evidence.roofline import Work
+from orchestrator.evidence.roofline import Work, works_of
 from orchestrator.evidence.rows import Rows
 from orchestrator.gates.findings import Finding, listed, unverified
 from orchestrator.gates.timed import IMPLEMENTATIONS, Time, cell_name, distinct_times
@@ -38,15 +38,14 @@ def flatness(
 ) -> tuple[list[Finding], list[str]]:
     """Look at each side of each family, by the times in `columns`.
 
-    `rows` have a column `work`; `card_of` finds the card of a device; `launch_us` is the launch
-    floor that the canary measured.
+    `card_of` finds the card of a device; `launch_us` is the launch floor that the canary measured.
 
     Returns:
         What is wrong, and the times that are flat because it is the launch that they measure.
     """
     launch_bound: list[str] = []
     flat: dict[Verdict, list[str]] = {}
-    known = rows.select([isinstance(work, Work) for work in rows.column("work")])
+    known = rows.select([isinstance(work, Work) for work in works_of(rows)])
     for (device, _), family in known.by("device", "family").items():
         works = family.column("work")
         order = sorted(range(len(works)), key=lambda number: works[number].bytes)

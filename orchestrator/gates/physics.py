@@ -72,29 +72,28 @@ def physics_gate(
         return ran
     # most foreign files have two of the columns
     columns = [name for name in SIDES if name in REQUIRED or ran.said(name) != {None}]
-    cells = ran.having(work=works_of(ran))
-    peaks = Peaks(cells, device, l2_tb_per_s)
+    peaks = Peaks(ran, device, l2_tb_per_s)
     times = _Times(peaks)
-    for (name, level, basis), some in cells.by("device", "level", "basis").items():
+    for (name, level, basis), some in ran.by("device", "level", "basis").items():
         times.take(some, distinct_times(columns, level, basis), peaks.card(name))
-    flat, launch_bound = flatness(cells, columns, peaks.card, launch_us)
+    flat, launch_bound = flatness(ran, columns, peaks.card, launch_us)
     findings = [
         *times.impossible(),
-        *claim_findings(cells),
+        *claim_findings(ran),
         *times.below_launch(),
         *flat,
-        *unsaid_findings(file, cells, card_named=bool(device)),
+        *unsaid_findings(file, ran, card_named=bool(device)),
         *peaks.findings(),
         *times.doubtful(),
     ]
     measured: dict[str, JsonValue] = {
-        "cells": len(cells),
+        "cells": len(ran),
         "impossible": len(times.beyond),
         "launch_bound": list[JsonValue](launch_bound[:20]),
         **peaks.measured(),
         **times.measured(),
     }
-    return conclude(gate, findings, measured, times.passed(len(cells), len(launch_bound)))
+    return conclude(gate, findings, measured, times.passed(len(ran), len(launch_bound)))
 
 
 @dataclass
@@ -114,11 +113,11 @@ class _Times:
     """To its limit, and what share of it that is."""
 
     def take(self, rows: Rows[Row], columns: Sequence[str], card: Card | None) -> None:
-        """Judge the times in `columns` of rows on one card; they have a column `work`."""
-        beside = rows.columns("work", "launch_us", "flush_mib")
+        """Judge the times in `columns` of rows on one card."""
+        beside = rows.columns("launch_us", "flush_mib")
         times = rows.columns(*columns)
-        for number, ((work, launch_us, flush_mib), ms) in enumerate(
-            zip(beside, times, strict=True)
+        for number, (work, (launch_us, flush_mib), ms) in enumerate(
+            zip(works_of(rows), beside, times, strict=True)
         ):
             floor = _BELOW_LAUNCH * launch_us / 1e3 if launch_us else 0.0
             cold, suspect = 0.0, False

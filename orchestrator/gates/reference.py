@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from operator import attrgetter
 
 from kernels.bench.contract import OPERATOR_PATHS
 from orchestrator.evidence.bench import TRITON_PREFIX, BenchRow
+from orchestrator.evidence.rows import Rows
 from orchestrator.gates.findings import Finding, invalid, lengths_of, listed
 from orchestrator.models.verdict import Reason, Verdict
 
@@ -15,46 +16,48 @@ _KERNEL = re.compile(
     rf"({'|'.join(OPERATOR_PATHS)})(_rows)?(_fwd|_split|_combine)?([._](group|head))?", re.ASCII
 )
 """What dispatch and the launchers call the kernels, and nothing else."""
+_REFERENCES = (
+    "reference", "kernel_shipped", "kernel_strongest", "operator_shipped", "operator_strongest",
+)  # fmt: skip
 
 
-def reference_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
+def reference_findings(rows: Rows[BenchRow]) -> Iterator[Finding]:
     """What is wrong with the reference: a speedup against it means nothing, then.
 
     `rows` are those that ran. What a row does not say is not judged here.
     """
-    blind = [row for row in rows if row.ref_probe not in (None, "ok")]
+    blind = rows.where(_failed, "ref_probe")
     if blind:
         yield reference_wrong(
             f"The reference does not read all its keys at {lengths_of(blind)}: changing one left "
             f"its output as it was (ref_probe: {(blind[0].ref_probe or '')[:80]})."
         )
-    ours = {names for names in set(map(_references, rows)) if any(map(_is_ours, names))}
+    ours = rows.where(lambda *names: any(map(_is_ours, names)), *_REFERENCES)
     if ours:
-        row = next(row for row in rows if _references(row) in ours)
-        name = next(filter(_is_ours, _references(row)))
+        name = next(filter(_is_ours, (getattr(ours[0], column) for column in _REFERENCES)))
         yield invalid(
-            f"{row.where}: the reference is called {name}: the two sides are swapped, or Triton is "
-            "timed against itself.",
+            f"{ours[0].where}: the reference is called {name}: the two sides are swapped, or "
+            "Triton is timed against itself.",
             "Time Triton as tri_ms and PyTorch as ref_ms.",
             Reason.REFERENCE_WRONG,
         )
 
 
-_references = attrgetter(
-    "reference", "kernel_shipped", "kernel_strongest", "operator_shipped", "operator_strongest"
-)
+def _failed(probe: str | None) -> bool:
+    return probe not in (None, "ok")
 
 
 def _is_ours(name: str | None) -> bool:
     return name is not None and name.startswith("triton")
 
 
-def kernel_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
+def kernel_findings(rows: Rows[BenchRow]) -> Iterator[Finding]:
     """Whether a Triton kernel ran wherever one was timed, and read all its keys."""
-    said = {names: _not_triton(*names) for names in set(map(_launched, rows))}
-    fallbacks = [(row, name) for row in rows if (name := said[_launched(row)]) is not None]
+    fallbacks = rows.where(_not_triton, *_LAUNCHED)
     if fallbacks:
-        named = listed(f"L={row.L} ({name[:40]})" for row, name in fallbacks)
+        named = listed(
+            f"L={row.L} ({(_not_triton(*_launched(row)) or '')[:40]})" for row in fallbacks
+        )
         yield Finding(
             Verdict.INVALID,
             Reason.FALLBACK_RAN,
@@ -63,7 +66,7 @@ def kernel_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
             "Set NSA_USE_TRITON_SEL=1 and a threshold below the smallest length, and read why "
             "dispatch fell back.",
         )
-    blind = [row for row in rows if row.tri_probe not in (None, "ok")]
+    blind = rows.where(_failed, "tri_probe")
     if blind:
         yield Finding(
             Verdict.FAIL,
@@ -74,7 +77,8 @@ def kernel_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
         )
 
 
-_launched = attrgetter("mode", "level", "kernel", "kernel_launched", "operator_launched")
+_LAUNCHED = ("mode", "level", "kernel", "kernel_launched", "operator_launched")
+_launched = attrgetter(*_LAUNCHED)
 
 
 def _not_triton(
