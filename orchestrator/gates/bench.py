@@ -101,8 +101,8 @@ def _measured(
     return {
         "cells": len(rows),
         "lengths": list[JsonValue](sorted(rows.said("L"))),
-        "max_mae": max(ran.said("mae") - {None}, default=None),
-        "max_ref_mae": max(ran.said("ref_mae") - {None}, default=None),
+        "max_mae": max((mae for mae in ran.column("mae") if mae is not None), default=None),
+        "max_ref_mae": max((mae for mae in ran.column("ref_mae") if mae is not None), default=None),
         "kernels": list[JsonValue](sorted(filter(None, ran.said("kernel")))),
         "devices": list[JsonValue](sorted(filter(None, rows.said("device")))),
         "timing": NO_TIMING if CPU_INTERPRETER in rows.said("device") else "measured",
