@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+
+from orchestrator.evidence.rows import Rows
+
+
+class Cell(NamedTuple):
+    family: str
+    L: int
+    ms: float | None
+
+    @property
+    def long(self) -> bool:
+        return self.L > 100
+
+
+CELLS = [Cell("a", 64, 1.0), Cell("b", 64, None), Cell("a", 128, 2.0)]
+
+
+def test_rows_are_a_tuple_of_themselves():
+    rows = Rows(CELLS)
+    assert rows == tuple(CELLS)
+    assert Rows.of(rows) is rows
+    assert Rows.of(CELLS) == rows
+
+
+def test_a_column_is_any_attribute():
+    rows = Rows(CELLS)
+    assert rows.column("L") == [64, 64, 128]
+    assert rows.column("long") == [False, False, True]
+    assert list(rows.columns("family", "ms")) == [("a", 1.0), ("b", None), ("a", 2.0)]
+    with pytest.raises(AttributeError):
+        rows.column("width")
+
+
+def test_a_given_column_goes_before_the_rows():
+    assert Rows(CELLS, {"L": [1, 2, 3]}).column("L") == [1, 2, 3]
+
+
+def test_said_are_the_combinations_that_there_are():
+    rows = Rows(CELLS)
+    assert rows.said("family") == {"a", "b"}
+    assert rows.said("family", "L") == {("a", 64), ("b", 64), ("a", 128)}
+    short = rows.select([not long for long in rows.column("long")])
+    assert short.said("family", "L") == {("a", 64), ("b", 64)}
+    assert Rows[Cell]().said("family", "L") == set()
+
+
+def test_where_asks_once_of_equal_values():
+    asked = []
+
+    def odd(family: str) -> bool:
+        asked.append(family)
+        return family == "a"
+
+    assert Rows(CELLS).where(odd, "family") == [CELLS[0], CELLS[2]]
+    assert sorted(asked) == ["a", "b"]
+    assert Rows(CELLS).where(lambda family, ms: family == "b" and ms is None, "family", "ms") == [
+        CELLS[1]
+    ]
+    assert Rows(CELLS).where(lambda length: length > 1000, "L") == []
+
+
+def test_picked_rows_have_the_columns_of_all():
+    rows = Rows(CELLS, {"number": [10, 11, 12]})
+    picked = rows.select([True, False, True])
+    assert picked == (CELLS[0], CELLS[2])
+    assert picked.column("number") == [10, 12]
+    assert rows.select([True, True, True]) is rows
+    groups = rows.by("family")
+    assert {family: some.column("number") for family, some in groups.items()} == {
+        "a": [10, 12],
+        "b": [11],
+    }
+    assert groups["a"].by("family") == {"a": groups["a"]}
+    assert rows.by("family", "L")["a", 128] == (CELLS[2],)
+    assert Rows[Cell]().by("family") == {}
+
+
+def test_joined_rows_have_the_columns_of_their_parts():
+    parts = [Rows(CELLS, {"number": [10, 11, 12]}), Rows([CELLS[0]], {"number": [13]})]
+    joined = Rows.joined(parts)
+    assert joined == (*CELLS, CELLS[0])
+    assert joined.column("number") == [10, 11, 12, 13]
+    assert joined.column("L") == [64, 64, 128, 64]
+
+
+def test_a_derived_column_is_computed_once():
+    computed = []
+
+    def double(rows: Rows[Cell]) -> list[int]:
+        computed.append(len(rows))
+        return [2 * length for length in rows.column("L")]
+
+    rows = Rows(CELLS)
+    assert rows.derived("double", double) == rows.derived("double", double) == [128, 128, 256]
+    assert rows.by("family")["a"].column("double") == [128, 256]
+    assert computed == [3]
