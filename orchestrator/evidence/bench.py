@@ -18,6 +18,15 @@ from orchestrator.evidence.columns import Slice, families_of
 from orchestrator.evidence.errors import EvidenceError
 from orchestrator.evidence.rows import Rows
 from orchestrator.evidence.text import refuse_wide, text_of
+from orchestrator.evidence.values import (
+    EMPTY,
+    negative,
+    no_count,
+    no_mode,
+    no_spans,
+    no_version,
+    no_word,
+)
 
 MAX_BYTES = 64 * 2**20
 TRITON_PREFIX = contract.TRITON_PREFIX
@@ -345,11 +354,11 @@ class _Reading:
         for name in self.gaps.intersection(_MEASURED):
             for row in rows:
                 if row.ok and getattr(row, name) is None:
-                    self._refuse(row, name, _EMPTY)
+                    self._refuse(row, name, EMPTY)
         return rows
 
     def _refuse(self, row: BenchRow, column: str, problem: str | None) -> NoReturn:
-        if problem == _EMPTY and column not in self._names:
+        if problem == EMPTY and column not in self._names:
             problem = "missing from the header"
         newer = column == "contract" and (row.contract or 0) > contract.CONTRACT_VERSION
         raise EvidenceError(
@@ -361,48 +370,13 @@ class _Reading:
         )
 
 
-_EMPTY = "empty"
 _UPDATE = "Update orchestrate: a newer benchmark wrote this."
-
-
-def _no_mode(mode: str | None) -> str | None:
-    if mode in ("dense", "varlen"):
-        return None
-    return f"{mode!r} is neither dense nor varlen" if mode else _EMPTY
-
-
-def _no_count(value: int | None) -> str | None:
-    if value is not None and value >= 1:
-        return None
-    return _EMPTY if value is None else f"{value} is not positive"
-
-
-def _no_spans(spans: int | None, mode: str) -> str | None:
-    return _no_count(spans) if mode == "varlen" else None
-
-
-def _negative(value: float | None) -> str | None:
-    return f"{value:g} is below zero" if value is not None and value < 0 else None
-
-
-def _no_version(version: int | None) -> str | None:
-    if version is None or 1 <= version <= contract.CONTRACT_VERSION:
-        return None
-    return f"version {version}; this is {contract.CONTRACT_VERSION}"
-
-
-def _no_word(choices: Sequence[str], word: str | None) -> str | None:
-    if word is None or word in choices:
-        return None
-    return f"{word[:40]!r} is none of {', '.join(choices)}"
-
-
 _RULES: tuple[tuple[Callable[..., str | None], tuple[str, ...]], ...] = (
-    (_no_mode, ("mode",)),
-    *((partial(_no_word, choices), (name,)) for name, choices in CHOICES.items()),
-    *((_no_count, (name,)) for name in _COUNTS),
-    *((_negative, (name,)) for name in _NEVER_NEGATIVE),
-    (_no_spans, ("nspans", "mode")),
-    (_no_version, ("contract",)),
+    (no_mode, ("mode",)),
+    *((partial(no_word, choices), (name,)) for name, choices in CHOICES.items()),
+    *((no_count, (name,)) for name in _COUNTS),
+    *((negative, (name,)) for name in _NEVER_NEGATIVE),
+    (no_spans, ("nspans", "mode")),
+    (no_version, ("contract",)),
 )
 """What is wrong with a value of the first column, as the others are."""
