@@ -23,6 +23,7 @@ with every masked attention of torch; the packed path and the Triton kernels rea
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.util
@@ -121,7 +122,8 @@ def selection_attention_flex(
                 q = F.pad(q, (0, 0) * 3 + (0, short))
                 spans = F.pad(spans, (0, 0) * 3 + (0, short))
             parts.append(_attend(q, K, V, spans, max_len)[:rows])
-        return _joined(parts).unflatten(1, (B, G)).transpose(0, 1).contiguous()
+        out = _joined(parts)
+        return out.view(S, B, G, *out.shape[2:]).transpose(0, 1).contiguous()
 
 
 def _refuse(Q: Tensor, K: Tensor, V: Tensor, ranges: Tensor) -> None:
@@ -202,7 +204,7 @@ def _attend(Q: Tensor, K: Tensor, V: Tensor, ranges: Tensor, max_len: int | None
         if len(_built) + len(_failed) >= MAX_SHAPES:
             raise Unsupported(f"{MAX_SHAPES} shapes have been built, and a process builds no more")
     try:
-        out = _run(Q, K, V, ranges, max_len, any_length)
+        out = _run(Q, K, V, ranges, max_len, any_length=any_length, building=building)
     except Exception as error:
         if not _while_building(error):
             raise
@@ -220,21 +222,26 @@ def _capturing(device: torch.device) -> bool:
 
 def _layout(X: Tensor) -> _Shape:
     """What of a tensor is compiled in, but for its third dimension, the length of a cache."""
-    whole = tuple(math.prod(X.shape[at + 1 :]) for at in range(X.dim()))
-    strides = "contiguous" if X.stride() == whole else X.stride()
-    return X.device, X.dtype, X.shape[:2], X.shape[3:], strides
+    Z, H, length, D = X.shape
+    # stricter than is_contiguous, which does not look at the stride of a dimension of 1
+    whole = X.stride() == (H * length * D, length * D, D, 1)
+    return X.device, X.dtype, Z, H, D, "contiguous" if whole else X.stride()
 
 
 def _run(
-    Q: Tensor, K: Tensor, V: Tensor, ranges: Tensor, max_len: int | None, any_length: bool
+    Q: Tensor,
+    K: Tensor,
+    V: Tensor,
+    ranges: Tensor,
+    max_len: int | None,
+    *,
+    any_length: bool,
+    building: bool,
 ) -> Tensor:
     lists, attend = _functions()
     dynamo = importlib.import_module("torch._dynamo")
-    limit = "recompile_limit"
-    if not hasattr(dynamo.config, limit):
-        limit = "cache_size_limit"  # its name before torch 2.6
     K, V = K.detach(), V.detach()  # the marks belong to this call
-    with dynamo.config.patch({limit: 4 * MAX_SHAPES}):
+    with _many_shapes(dynamo.config) if building else contextlib.nullcontext():
         if any_length:
             dynamo.maybe_mark_dynamic(K, 2)
             dynamo.maybe_mark_dynamic(V, 2)
@@ -245,6 +252,15 @@ def _run(
         in_graph = max_len if Q.is_cuda else None
         out: Tensor = attend(Q, K, V, bounds, counts, blocks, lengths, in_graph)
     return out if in_graph == max_len else _without(out, lengths > max_len)
+
+
+def _many_shapes(config: Any) -> contextlib.AbstractContextManager[object]:
+    """Torch gives up after a few shapes of a function, unless it is told."""
+    limit = "recompile_limit"
+    if not hasattr(config, limit):
+        limit = "cache_size_limit"  # its name before torch 2.6
+    found: contextlib.AbstractContextManager[object] = config.patch({limit: 4 * MAX_SHAPES})
+    return found
 
 
 def _without(out: Tensor, too_long: Tensor) -> Tensor:
