@@ -39,8 +39,15 @@ class Rows(tuple[R_co, ...], Generic[R_co]):
     @classmethod
     def joined(cls, parts: Sequence[Rows[R_co]]) -> Rows[R_co]:
         """All rows, those of one part after those of another."""
+
+        def whole(name: str) -> Sequence[Any]:
+            column: list[Any] = []
+            for part in parts:
+                column += part.column(name)
+            return column
+
         rows = cls(chain.from_iterable(parts))
-        rows._find = lambda name: [*chain.from_iterable(part.column(name) for part in parts)]
+        rows._find = whole
         return rows
 
     def column(self, name: str) -> Sequence[Any]:
@@ -101,10 +108,13 @@ class Rows(tuple[R_co, ...], Generic[R_co]):
         return {value: self._at(numbers) for value, numbers in groups.items()}
 
     def _at(self, numbers: Sequence[int]) -> Rows[R_co]:
-        def picked(name: str) -> Sequence[Any]:
-            column = self.column(name)
-            return [column[number] for number in numbers]
+        """Those of ascending numbers; the rows of a family mostly follow each other."""
+        first, end = (numbers[0], numbers[-1] + 1) if numbers else (0, 0)
+        unbroken = end - first == len(numbers)
 
-        rows = Rows([self[number] for number in numbers])
-        rows._find = picked
+        def picked(values: Sequence[Any]) -> Sequence[Any]:
+            return values[first:end] if unbroken else [values[number] for number in numbers]
+
+        rows = Rows(picked(self))
+        rows._find = lambda name: picked(self.column(name))
         return rows
