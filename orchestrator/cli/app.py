@@ -234,7 +234,7 @@ def compare(run_a: str, run_b: str, runs_dir: Path, as_json: bool) -> int:
     """Compare RUN_A with RUN_B (default: the latest), cell by cell.
 
     Times are compared on equal machines and versions only, speedups otherwise.
-    Exit code: 0 compared; 4 no cell was measured in both; 5 INVALID evidence in one of them.
+    Exit code: 0 compared; 2 usage; 4 no cell was measured in both; 5 one has INVALID evidence.
     """
     from orchestrator.cli.compare import compare_command
 

@@ -77,7 +77,7 @@ def find(runs_dir: Path, run: str = LATEST) -> RunPaths:
     Raises:
         StoreError: there is none, or the prefix fits several.
     """
-    if "/" in run:
+    if "/" in run or RunPaths(Path(run)).plan.exists():
         paths = RunPaths(Path(run).resolve())
         if not paths.plan.exists():
             raise StoreError(f"{run} is not a run directory: it holds no run.json")

@@ -70,6 +70,13 @@ def test_writers_side_by_side_do_not_tear_each_other(tmp_path: Path) -> None:
     assert len(list(read_events(file))) == 150
 
 
+def test_a_run_directory_needs_no_slash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "before").mkdir()
+    (tmp_path / "before" / "run.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert runs.find(Path("runs"), "before").root == (tmp_path / "before").resolve()
+
+
 def test_find_names_what_it_could_mean(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no runs in"):
         runs.find(tmp_path)
