@@ -32,6 +32,10 @@ class Slice:
         self.lines, rows = zip(*records, strict=True)
         self._columns = dict(zip(names, zip(*rows, strict=True), strict=True))
         self._nothing = ("",) * len(rows)
+        self._numbers: dict[
+            tuple[type, str, str], tuple[tuple[str, ...], Sequence[int | float] | None]
+        ] = {}
+        """Columns that were read, by kind and ends."""
 
     def read(self, name: str, kind: type, needed: Sequence[bool]) -> Sequence[Any]:
         """A column as str, int or float; None where a field is empty.
@@ -51,7 +55,11 @@ class Slice:
             if only is not None or not first:
                 return [only] * count
         if kind is not str:
-            numbers = plain_numbers(fields, kind)
+            # the columns that level and basis name are there twice
+            known, numbers = self._numbers.get((kind, first, fields[-1]), ((), None))
+            if known != fields:
+                numbers = plain_numbers(fields, kind)
+                self._numbers[kind, first, fields[-1]] = fields, numbers
             if numbers is not None:
                 return numbers
         values = [self._one(name, kind, number, needed[number]) for number in range(count)]
