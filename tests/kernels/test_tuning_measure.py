@@ -127,23 +127,23 @@ def card(monkeypatch):
 
 @pytest.mark.parametrize("form", ["dense", "varlen", "ranges"])
 def test_tuning_checks_times_and_says_where_an_entry_comes_from(form, card, monkeypatch):
-    monkeypatch.setattr(tune, "N", 2)
+    monkeypatch.setitem(tune.ROWS, 2, 512)
     monkeypatch.setattr(tune, "CHECKED_ROWS", 1)
     tried = [LaunchParams(16, 32, 1, 2), LaunchParams(16, 64, 2, 2)]
     monkeypatch.setattr(tune, "candidates", lambda request, shared: tried)
-    entry = tune._measure(TickingClock(), form, LIKE, 16, 32, 8, 64)
+    entry = tune._measure(TickingClock(), form, LIKE, 16, 32, 8, 64, 2)
     assert (entry.arch, entry.kernel, entry.bits, entry.D, entry.Dv) == ("9.0", form, 16, 16, 32)
-    assert (entry.H, entry.L) == (16, 96)
+    assert (entry.H, entry.L, entry.N) == (16, 96, 512)
     assert entry.source.startswith("measured: a card, torch ")
     assert Entry.from_json(entry.to_json()) == entry
 
 
 def test_tuning_leaves_out_what_is_wrong(card, monkeypatch, capsys):
-    monkeypatch.setattr(tune, "N", 2)
+    monkeypatch.setitem(tune.ROWS, 2, 512)
     monkeypatch.setattr(tune, "CHECKED_ROWS", 1)
     monkeypatch.setattr(tune, "candidates", lambda request, shared: [])
     monkeypatch.setattr(tune, "worst", lambda out, oracle: math.inf)
-    assert tune._measure(TickingClock(), "dense", LIKE, 16, 16, 8, 64) is None
+    assert tune._measure(TickingClock(), "dense", LIKE, 16, 16, 8, 64, 2) is None
     assert "wrong by inf" in capsys.readouterr().out
 
 

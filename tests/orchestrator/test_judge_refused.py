@@ -24,7 +24,7 @@ HEADER = "mode,N,H,D,Dv,L,streams,tri_ms,ref_ms,speedup,mae"
     ("data", "what", "remedy"),
     [
         (b"PK\x03\x04\x14\0\x06\0", "an Excel workbook or another zip archive", "Export the sheet"),
-        (gzip.compress(b"x"), "compressed", "gunzip it"),
+        (gzip.compress(b"x", mtime=0), "compressed", "gunzip it"),
         (b"%PDF-1.7\n%\xe2\xe3", "a PDF", "Find the CSV"),
         (b"\xef\xbb\xbf <!DOCTYPE html><html>404</html>", "an HTML page", "Download the file"),
         (b"<html><body>404</body></html>", "an HTML page", "Download the file itself"),
