@@ -34,7 +34,7 @@ class Call:
 
     line: int
     path: str
-    """`packed_sdpa`, `triton.<ranges|dense|varlen>.<group|head>`, or `bench.<level>`."""
+    """`flex_attention`, `packed_sdpa`, `triton.<ranges|dense|varlen>.<group|head>`, or `bench.<level>`."""
     kernels: tuple[str, ...]
     """Triton kernels that started; none for a fallback."""
     reason: str

@@ -133,6 +133,11 @@ def test_a_compiler_error_has_the_documents_remedy(reason):
     assert BROADCAST == "Ensure boolean tile masks only; avoid pointer-shaped broadcast."
 
 
+def test_what_kept_flex_attention_from_running_is_no_fault_of_a_kernel():
+    reason = "off by policy: slow; not flex_attention: it did not build: InductorError: compiler"
+    assert only(call("packed_sdpa", reason=reason))["symptom"] == "A fallback ran (packed_sdpa)"
+
+
 def test_a_benchmark_without_a_kernel_is_a_fallback():
     assert only(call("bench.kernel"))["symptom"] == "A fallback ran (bench.kernel)"
     assert symptoms(call("bench.kernel", kernels=["dense_rows_fwd.group"])) == []
