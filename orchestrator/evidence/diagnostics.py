@@ -34,7 +34,8 @@ class Call:
 
     line: int
     path: str
-    """`flex_attention`, `packed_sdpa`, `triton.<ranges|dense|varlen>.<group|head>`, or `bench.<level>`."""
+    """`flex_attention`, `packed_sdpa`, `triton.<ranges|dense|varlen>.<group|head>`, or
+    `bench.<level>`."""
     kernels: tuple[str, ...]
     """Triton kernels that started; none for a fallback."""
     reason: str
