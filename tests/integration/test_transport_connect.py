@@ -25,6 +25,7 @@ from orchestrator.transport.connection import Connection
 from orchestrator.transport.embedded import embedded_pod
 from orchestrator.transport.hostkeys import HostKey, HostKeys, known_as
 from orchestrator.transport.sync import push
+from tests.integration.agents import eventually
 
 TRUE = Command(("true",))
 
@@ -51,7 +52,8 @@ def test_a_wrong_key_names_host_user_key_and_remedy(pod, host_keys, tmp_path):
         Connection(pod.model_copy(update={"identity_file": key}), host_keys=host_keys).open()
     for part in (f"{pod.user}@127.0.0.1:{pod.port} refused key {key}", "authorized_keys"):
         assert part in str(caught.value)
-    assert threads() == before
+    # each looks once more whether its session is over
+    assert eventually(lambda: threads() == before), threads()
 
 
 @pytest.mark.parametrize(
@@ -220,7 +222,8 @@ def test_a_jump_host_is_used_by_paramiko_and_rsync(sshd, home, tmp_path):
         assert any(" -W " in word for word in connection.ssh_command())
         assert push(connection, tmp_path / "repository").method == "rsync"
     assert (tmp_path / "w" / "file").read_text() == "x"
-    assert threads() == before
+    # each looks once more whether its session is over
+    assert eventually(lambda: threads() == before), threads()
 
 
 def test_a_proxy_command_is_used_and_reaped(sshd, home, tmp_path):
@@ -373,7 +376,8 @@ def test_the_embedded_pod_leaves_nothing_behind(tmp_path, temporary, host_keys, 
     (job,) = children(detached)  # not the server's any more
     os.kill(job, signal.SIGKILL)
     assert list(temporary.iterdir()) == []
-    assert threads() == before
+    # each looks once more whether its session is over
+    assert eventually(lambda: threads() == before), threads()
 
 
 def test_a_client_that_leaves_ends_no_command_but_one_that_writes(tmp_path, host_keys):
