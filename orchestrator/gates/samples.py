@@ -136,6 +136,21 @@ class _Window(NamedTuple):
         return not (self.troubles or self.slow is not None or self.too_fast or self.below)
 
 
+class _Gap(NamedTuple):
+    """A long time without a sample."""
+
+    last: float
+    then: float
+    far: float
+    """From either end, from where on nobody knows."""
+
+
+def _far_into(gap: _Gap, began: float, ended: float) -> bool:
+    """Whether a cell ran far from both ends: the last one before a clock was set did not."""
+    moment = min(max((gap.last + gap.then) / 2, began), ended)
+    return min(moment - gap.last, gap.then - moment) > gap.far
+
+
 @dataclass
 class _Seen:
     """What the samples of one card say about the cells."""
@@ -180,7 +195,7 @@ class _Seen:
                 window = windows[key] = self._window(samples, within, sm_mhz, sm_max_mhz)
             if not window.quiet:
                 self._take(rows[number], window)
-            if gaps and any(last < ended and then > began for last, then in gaps):
+            if gaps and any(_far_into(gap, began, ended) for gap in gaps):
                 self.gaps.append(cell_name(rows[number]))
 
     def _take(self, row: Row, window: _Window) -> None:
@@ -223,14 +238,14 @@ class _Seen:
         return _Window(troubles, slow, too_fast, below)
 
     @cached_property
-    def _long_gaps(self) -> list[tuple[float, float]]:
+    def _long_gaps(self) -> list[_Gap]:
         times = [sample.when_ms for sample in self.card.samples]
         pairs = list(itertools.pairwise(times))
         if len(pairs) < ENOUGH:
             return []
         period = statistics.median(then - first for first, then in pairs)
         longest = max(GAP * period, SHORT_GAP_MS)
-        return [(first, then) for first, then in pairs if then - first > longest]
+        return [_Gap(last, then, longest / 2) for last, then in pairs if then - last > longest]
 
     def _troubles(self, samples: Sequence[Sample]) -> tuple[dict[str, str], float | None]:
         """What ails the card, by kind, and its share of the maximum clock."""
