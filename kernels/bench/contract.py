@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 CONTRACT_VERSION = 2
 
@@ -374,8 +374,7 @@ def read_table(text: str, name: str = "CSV") -> Table:
     )
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """One tested cell, reduced to what the decision rule reads."""
 
     family: str

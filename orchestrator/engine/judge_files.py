@@ -25,6 +25,7 @@ from orchestrator.gates.findings import listed, malformed, missing
 from orchestrator.gates.foreign import foreign_gates
 from orchestrator.gates.junit import most_tests_gate
 from orchestrator.gates.machine import machine_gate
+from orchestrator.gates.margins import condensed
 from orchestrator.gates.matrix import GATE as MATRIX
 from orchestrator.gates.matrix import matrix_gate
 from orchestrator.gates.parity import parity_gate
@@ -270,7 +271,10 @@ def _decide(
 
 def _at_their_word(rows: Sequence[Row], margin: float) -> str:
     try:
-        found = contract.threshold([row.cell() for row in rows], margin)
+        cells = [row.cell() for row in rows]
+        if len({(cell.family, cell.L) for cell in cells}) < len(cells):
+            return ""
+        found = contract.threshold(condensed(cells), margin)
     except (EvidenceError, contract.ContractError):
         return ""
     would = f"enable Triton from L={found.min_L}" if found.min_L else "keep Triton off"

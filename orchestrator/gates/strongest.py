@@ -7,7 +7,7 @@ far the shorter one's speedup is too high, and the decision takes it for that mu
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from kernels.bench import contract
@@ -47,7 +47,7 @@ def moved_by_missed(
         return None
     factors = {(each.row.file, each.row.line): each.factor for each in missed}
     bounded = [
-        replace(cell, speedup=cell.speedup * factors.get((row.file, row.line), 1.0))
+        cell._replace(speedup=cell.speedup * factors.get((row.file, row.line), 1.0))
         for row, cell in zip(rows, cells, strict=True)
     ]
     if contract.threshold(bounded, found.margin).min_L == found.min_L:
