@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -261,12 +260,12 @@ class TestThreshold:
     def test_wrong_result_is_not_admissible_however_fast(self):
         fast = cells("dense", L64=3.0, L128=3.0)
         for mae in (0.15, float("nan"), float("inf")):
-            wrong = [fast[0], replace(fast[1], mae=mae)]
+            wrong = [fast[0], fast[1]._replace(mae=mae)]
             assert threshold(wrong).min_L is None
-        assert threshold([replace(fast[0], mae=0.15), fast[1]]).min_L == 128
+        assert threshold([fast[0]._replace(mae=0.15), fast[1]]).min_L == 128
 
     def test_interpreter_times_are_not_admissible(self):
-        found = threshold([replace(c, device=CPU_INTERPRETER) for c in cells("dense", L64=3.0)])
+        found = threshold([c._replace(device=CPU_INTERPRETER) for c in cells("dense", L64=3.0)])
         assert found.min_L is None
         assert "interpreter" in found.obstacles[0]
 
