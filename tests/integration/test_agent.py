@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.agents import AGENT, LEAVES, eventually, every_python
+from tests.integration.agents import AGENT, LEAVES, Agent, eventually, every_python
 
 SECRET = "tiger-7Yq"  # noqa: S105 - the one that must not be found
 
@@ -468,6 +468,26 @@ def test_a_failure_on_a_full_disk_is_put_down_to_it(agent, small_disk):
     assert (result["state"], result["reason"]) == ("FAILED", "disk")
     assert re.search(r"out/ [34]\.\d MiB", result["hint"])
     assert agent("manifest")["free_bytes"] < 1 << 20
+
+
+@pytest.mark.parametrize("unwritable", ["process.json.tmp", "started.tmp", "log"])
+def test_a_record_that_cannot_be_written_ends_the_job_with_a_result(
+    agent, python, tmp_path, unwritable
+):
+    """As where the command fills the disk before its pid is on it."""
+    lock = str(tmp_path / "device")
+    holder = Agent(python, tmp_path / "jobs" / "j0")
+    waits = f"until [ -e {tmp_path}/go ]; do sleep 0.02; done"
+    holder.submit(waits, job_id="j0", lock=lock)
+    agent.submit("sleep 60", lock=lock)
+    assert agent("status")["state"] == "SUBMITTED"
+    (agent.dir / unwritable).mkdir()
+    (tmp_path / "go").touch()
+    result = agent.dir / "result.json"
+    assert eventually(result.exists)
+    ended = json.loads(result.read_text())
+    assert (ended["state"], ended["reason"]) == ("FAILED", "disk")
+    assert ended["hint"].startswith(f"{unwritable}: Is a directory; ")
 
 
 def test_too_little_space_refuses_the_start(agent):

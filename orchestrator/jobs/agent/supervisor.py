@@ -48,7 +48,7 @@ class Supervisor:
         self._log_fd = -1
         self._log_bytes = 0
         self._log_hash = hashlib.sha256()
-        self._log_error: OSError | None = None
+        self._write_error: OSError | None = None
         self._began_at: float | None = None
         self._began = self._deadline = float("inf")  # monotonic
         self._oom_kills = OomKills(0, 0)  # when the command began
@@ -70,14 +70,14 @@ class Supervisor:
         self._register(boot_id=this_boot(), supervisor=identity_of(os.getpid()), command=None)
         if not self._wait_for_device(tell_ready):
             return
-        write_whole(job.started, {"at": time.time()})
-        if job.cancelled.exists():
-            self.record("CANCELLED")
-            return
         try:
+            write_whole(job.started, {"at": time.time()})
+            if job.cancelled.exists():
+                self.record("CANCELLED")
+                return
             self._log_fd = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         except OSError as error:
-            self._log_error = error
+            self._write_error = error
             self.record(*self._outcome(None, None))
             return
         try:
@@ -90,8 +90,11 @@ class Supervisor:
             self.record("FAILED", "exit", hint, exit_code=127 if missing else 126)
             return
         try:
-            self._register(command=identity_of(command.pid))
-            self._device.sign(self._spec.job_id, command.pid)
+            try:
+                self._register(command=identity_of(command.pid))
+                self._device.sign(self._spec.job_id, command.pid)
+            except OSError as error:  # it was quick to fill the disk
+                self._write_error = error
             tell_ready()
             self._telemetry.start()
             self._see_through(command)
@@ -260,7 +263,7 @@ class Supervisor:
                 self._stopped_by = "cancel"
             elif self._asked_to_stop:
                 self._stopped_by = "signal"
-            elif self._log_error:
+            elif self._write_error:
                 self._stopped_by = "disk"
             elif now >= self._deadline:
                 self._stopped_by = "timeout"
@@ -300,11 +303,11 @@ class Supervisor:
     def _write(self, data: bytes) -> None:
         """Append to the log; after the first failure nothing more, so that it stays a prefix."""
         view = memoryview(data)
-        while view and self._log_error is None:
+        while view and self._write_error is None:
             try:
                 written = os.write(self._log_fd, view)
             except OSError as error:
-                self._log_error = error
+                self._write_error = error
                 return
             self._log_hash.update(view[:written])
             self._log_bytes += written
@@ -321,8 +324,10 @@ class Supervisor:
             return "CANCELLED", None, None
         if self._stopped_by == "timeout":
             return "FAILED", "timeout", f"stopped after {self._spec.timeout_s} s"
-        if self._log_error:
-            return "FAILED", "disk", f"log: {self._log_error.strerror}; {disk_use(self._job)}"
+        if self._write_error:
+            name = Path(os.fsdecode(self._write_error.filename or self._job.log)).name
+            why = f"{name}: {self._write_error.strerror}"
+            return "FAILED", "disk", f"{why}; {disk_use(self._job)}"
         if self._stopped_by == "signal":
             return "FAILED", "signal", "the supervisor got SIGTERM; is the pod shutting down?"
         if exit_code == 0:
