@@ -59,7 +59,7 @@ def root(tmp_path) -> Path:
 
 
 @pytest.fixture(params=["rsync", "tar"])
-def carrier(request, monkeypatch) -> str:
+def carrier(request, monkeypatch, sshd) -> str:  # noqa: ARG001 - the server starts with rsync there
     if request.param == "tar":
         monkeypatch.setenv("PATH", str(request.getfixturevalue("path_without_rsync")))
     return request.param
