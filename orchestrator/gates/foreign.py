@@ -7,13 +7,14 @@ trust: such a file alone never leads to a decision.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from pydantic import JsonValue
 
 from kernels.bench import contract
 from orchestrator.evidence.cards import find_card
 from orchestrator.evidence.foreign import ForeignRow, ForeignTable
+from orchestrator.evidence.rows import Rows
 from orchestrator.gates.findings import Finding, conclude, counted, listed, unverified
 from orchestrator.gates.statuses import status_findings
 from orchestrator.gates.timed import cell_name
@@ -26,7 +27,7 @@ _RECORD = "Measure with a benchmark that records it; this project's does."
 
 def foreign_gates(table: ForeignTable) -> list[GateResult]:
     """Completeness, parity and timing of one file."""
-    ran = [row for row in table.rows if row.ok]
+    ran = table.rows.select(table.rows.column("ok"))
     return [_completeness(table), _parity(table, ran), _timing(table, ran)]
 
 
@@ -44,9 +45,9 @@ def _completeness(table: ForeignTable) -> GateResult:
                 Reason.INCOMPLETE,
             )
         )
-    failed = [row for row in table.rows if not row.ok]
+    failed = table.rows.where(lambda ok: not ok, "ok")
     findings += status_findings([(row, row.failed or "") for row in failed])
-    cards = {name: _card(name) for name in {row.device for row in table.rows}}
+    cards = {name: _card(name) for name in table.rows.said("device")}
     if len(set(filter(None, cards.values()))) > 1:
         findings.append(
             unverified(
@@ -69,6 +70,8 @@ def _card(name: str | None) -> str:
 
 def _repeated(table: ForeignTable, cards: Mapping[str | None, str]) -> Iterable[Finding]:
     """Cells that are there twice; or that a column tells apart which nobody here understands."""
+    if len(table.rows.said("family", "L", "device")) == len(table.rows) and len(cards) < 2:
+        return
     firsts: dict[tuple[str, int | None, str], int] = {}
     twice, apart = [], []
     for number, row in enumerate(table.rows):
@@ -102,28 +105,28 @@ def _words(one: str, other: str) -> bool:
     return one != other and all(word[:1].isalpha() for word in (one, other))
 
 
-def _parity(table: ForeignTable, ran: Sequence[ForeignRow]) -> GateResult:
+def _parity(table: ForeignTable, ran: Rows[ForeignRow]) -> GateResult:
     """The mean error, and whether it was measured against something that is right itself."""
     findings = []
-    errors = [(row.mae, row) for row in ran if row.mae is not None]
+    errors = [error for error in ran.column("mae") if error is not None]
     if len(errors) < len(ran) or not ran:
         where = "not every row" if errors else "no row"
         findings.append(unverified(f"mae: {where} of {table.file} says it.", _RECORD))
     findings += _absurd(ran)
-    large = [(error, row) for error, row in errors if contract.MAX_MAE < error < math.inf]
+    large = ran.where(lambda mae: mae is not None and contract.MAX_MAE < mae < math.inf, "mae")
     if large:
         findings.append(
             Finding(
                 Verdict.FAIL,
                 Reason.ERROR_TOO_LARGE,
                 f"The two sides differ by more than {contract.MAX_MAE:g}: "
-                + listed(f"{error:.2g} at {cell_name(row)}" for error, row in large)
+                + listed(f"{row.mae:.2g} at {cell_name(row)}" for row in large)
                 + ". Either may be the wrong one.",
                 "Compare both with an fp64 oracle: a reference that attends to the first keys "
                 "only gives just such errors.",
             )
         )
-    if len(errors) > 1 and not any(error for error, _ in errors):
+    if len(errors) > 1 and not any(errors):
         findings.append(
             unverified(
                 f"mae is exactly zero in all {counted(len(errors), 'row')}: it was printed with "
@@ -132,7 +135,7 @@ def _parity(table: ForeignTable, ran: Sequence[ForeignRow]) -> GateResult:
             )
         )
     findings += _reference(table, ran)
-    worst = max((error for error, _ in errors if 0 <= error < math.inf), default=None)
+    worst = max((error for error in errors if 0 <= error < math.inf), default=None)
     return conclude(
         f"parity {table.file}",
         findings,
@@ -141,21 +144,20 @@ def _parity(table: ForeignTable, ran: Sequence[ForeignRow]) -> GateResult:
     )
 
 
-def _absurd(ran: Sequence[ForeignRow]) -> Iterable[Finding]:
+def _absurd(ran: Rows[ForeignRow]) -> Iterable[Finding]:
     for column in ("mae", "max_err", "ref_mae"):
-        for row in ran:
-            error = getattr(row, column)
-            if error is not None and not 0 <= error < math.inf:
-                yield Finding(
-                    Verdict.INVALID,
-                    Reason.MALFORMED,
-                    f"{row.where}: {column} is {error:g}, which no error of finite outputs is.",
-                    "Look for NaN in the outputs of both sides.",
-                )
-                break
+        odd = ran.where(lambda error: error is not None and not 0 <= error < math.inf, column)
+        for row in odd[:1]:
+            yield Finding(
+                Verdict.INVALID,
+                Reason.MALFORMED,
+                f"{row.where}: {column} is {getattr(row, column):g}, which no error of finite "
+                "outputs is.",
+                "Look for NaN in the outputs of both sides.",
+            )
 
 
-def _reference(table: ForeignTable, ran: Sequence[ForeignRow]) -> Iterable[Finding]:
+def _reference(table: ForeignTable, ran: Rows[ForeignRow]) -> Iterable[Finding]:
     lacking = table.lacks(("ref_mae", "ref_probe", "kernel"))
     if lacking:
         yield unverified(
@@ -163,30 +165,32 @@ def _reference(table: ForeignTable, ran: Sequence[ForeignRow]) -> Iterable[Findi
             "and reads every key, and which kernel ran.",
             "Measure with a benchmark that checks both sides against an fp64 oracle.",
         )
-    for row in ran:
-        if (row.ref_mae or 0) > contract.MAX_MAE or row.ref_probe not in (None, "ok"):
-            error = "unknown" if row.ref_mae is None else f"{row.ref_mae:.2g}"
-            yield Finding(
-                Verdict.INVALID,
-                Reason.REFERENCE_WRONG,
-                f"{row.where} ({cell_name(row)}): the reference is wrong (ref_mae {error}, "
-                f"ref_probe {(row.ref_probe or 'unknown')[:80]}).",
-                "Fix the reference first: every speedup against it is meaningless.",
-            )
-            break
-    for row in ran:
-        if row.kernel is not None and not row.kernel.startswith("triton"):
-            yield Finding(
-                Verdict.INVALID,
-                Reason.FALLBACK_RAN,
-                f"{row.where}: {row.kernel[:40]} ran, which is no Triton kernel; tri_ms timed a "
-                "fallback.",
-                "Read why dispatch fell back.",
-            )
-            break
+    for row in ran.where(_wrong, "ref_mae", "ref_probe")[:1]:
+        error = "unknown" if row.ref_mae is None else f"{row.ref_mae:.2g}"
+        yield Finding(
+            Verdict.INVALID,
+            Reason.REFERENCE_WRONG,
+            f"{row.where} ({cell_name(row)}): the reference is wrong (ref_mae {error}, "
+            f"ref_probe {(row.ref_probe or 'unknown')[:80]}).",
+            "Fix the reference first: every speedup against it is meaningless.",
+        )
+    for row in ran.where(lambda name: name is not None and not name.startswith("triton"), "kernel")[
+        :1
+    ]:
+        yield Finding(
+            Verdict.INVALID,
+            Reason.FALLBACK_RAN,
+            f"{row.where}: {(row.kernel or '')[:40]} ran, which is no Triton kernel; tri_ms timed "
+            "a fallback.",
+            "Read why dispatch fell back.",
+        )
 
 
-def _timing(table: ForeignTable, ran: Sequence[ForeignRow]) -> GateResult:
+def _wrong(ref_mae: float | None, ref_probe: str | None) -> bool:
+    return (ref_mae or 0) > contract.MAX_MAE or ref_probe not in (None, "ok")
+
+
+def _timing(table: ForeignTable, ran: Rows[ForeignRow]) -> GateResult:
     """That speedups are what the times say, with the same streams on both sides."""
     findings = []
     if "speedup_lo" in table.lacks(["speedup_lo"]):
@@ -196,7 +200,8 @@ def _timing(table: ForeignTable, ran: Sequence[ForeignRow]) -> GateResult:
                 "Measure with repetitions and record the 95 % interval of the speedup.",
             )
         )
-    wrong = [row for row in ran if _inconsistent(row)]
+    told = ran.columns("tri_ms", "ref_ms", "speedup")
+    wrong = [row for row, numbers in zip(ran, told, strict=True) if _inconsistent(*numbers)]
     if wrong:
         row = wrong[0]
         findings.append(
@@ -210,7 +215,7 @@ def _timing(table: ForeignTable, ran: Sequence[ForeignRow]) -> GateResult:
                 "look at how the benchmark writes the row.",
             )
         )
-    several = [row for row in ran if (row.streams or 1) > 1]
+    several = ran.where(lambda streams: (streams or 1) > 1, "streams")
     silent = [row for row in several if row.tri_streams is None or row.ref_streams is None]
     if silent:
         findings.append(
@@ -220,7 +225,7 @@ def _timing(table: ForeignTable, ran: Sequence[ForeignRow]) -> GateResult:
                 _RECORD,
             )
         )
-    one_sided = [row for row in ran if row.tri_streams != row.ref_streams]
+    one_sided = ran.where(lambda ours, theirs: ours != theirs, "tri_streams", "ref_streams")
     if one_sided:
         row = one_sided[0]
         findings.append(
@@ -240,8 +245,7 @@ def _timing(table: ForeignTable, ran: Sequence[ForeignRow]) -> GateResult:
     )
 
 
-def _inconsistent(row: ForeignRow) -> bool:
-    ours, theirs, told = row.tri_ms, row.ref_ms, row.speedup
+def _inconsistent(ours: float | None, theirs: float | None, told: float | None) -> bool:
     if not (ours and theirs and told) or ours < 0 or theirs < 0:
         return False
     ratio = theirs / ours

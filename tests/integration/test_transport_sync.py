@@ -59,7 +59,7 @@ def root(tmp_path) -> Path:
 
 
 @pytest.fixture(params=["rsync", "tar"])
-def carrier(request, monkeypatch, sshd) -> str:  # noqa: ARG001 - the server starts with rsync there
+def carrier(request, monkeypatch, sshd) -> str:  # the server starts while there is an rsync
     if request.param == "tar":
         monkeypatch.setenv("PATH", str(request.getfixturevalue("path_without_rsync")))
     return request.param
