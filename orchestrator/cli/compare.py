@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -13,6 +11,7 @@ import click
 
 from kernels.bench.contract import NOISE
 from orchestrator.cli.console import STYLES, Console
+from orchestrator.cli.strict_json import strict_json
 from orchestrator.engine.compare import RunComparison, Side, compare_runs
 from orchestrator.errors import ExitCode, StoreError, UsageError
 from orchestrator.gates.compare import Change, Compared, Known, Pooled, Quantity
@@ -46,7 +45,7 @@ def compare_command(run_a: str, run_b: str, runs_dir: Path, *, as_json: bool) ->
     if found.a.invalid or found.b.invalid:
         code = ExitCode.INVALID
     if as_json:
-        click.echo(json.dumps(_strict(_summary(found, code)), allow_nan=False))
+        click.echo(strict_json(_summary(found, code)))
         return int(code)
     console = Console()
     alike = a.run_id == b.run_id
@@ -156,15 +155,6 @@ def _sentence(found: RunComparison) -> str:
     if bad := [name for name, side in (("A", found.a), ("B", found.b)) if side.invalid]:
         text += f" Evidence of {' and '.join(bad)} is INVALID: these numbers prove nothing."
     return text
-
-
-def _strict(value: Any) -> Any:
-    """With null for numbers that JSON does not have."""
-    if isinstance(value, dict):
-        return {name: _strict(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_strict(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _summary(found: RunComparison, code: ExitCode) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 import click
 
 from orchestrator.cli.console import STYLES, Console
+from orchestrator.cli.strict_json import strict_json
 from orchestrator.engine.judge import judge
 from orchestrator.engine.judge_files import FilesJudgement, judge_files
 from orchestrator.errors import UsageError
@@ -44,8 +43,7 @@ def judge_command(
         of_files = judge_files(files, device=device, margin=margin) if files else None
     verdict = worst([*(run.verdict for run in judged), *([of_files.verdict] if of_files else [])])
     if as_json:
-        summary = _finite(_summary(judged, of_files, verdict))
-        click.echo(json.dumps(summary, allow_nan=False))
+        click.echo(strict_json(_summary(judged, of_files, verdict)))
         return int(verdict.exit_code)
     console = Console()
     for run_judgement in judged:
@@ -107,15 +105,6 @@ def _summary(
             {**card.decision.model_dump(mode="json"), "device": card.device} for card in cards
         ],
     }
-
-
-def _finite(value: Any) -> Any:
-    """The same without NaN and infinity, which JSON has no numbers for: null."""
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _print_run(console: Console, judgement: Judgement) -> None:
