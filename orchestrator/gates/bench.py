@@ -34,6 +34,7 @@ from orchestrator.gates.matrix import not_one_run
 from orchestrator.gates.reference import kernel_findings, reference_findings
 from orchestrator.gates.statuses import status_findings
 from orchestrator.gates.strongest import missed_strongest
+from orchestrator.gates.timed import timed_on_a_device
 from orchestrator.gates.timing import noise_bound, timing_findings
 from orchestrator.models.playbook import BenchGate
 from orchestrator.models.verdict import GateResult, Reason, Verdict
@@ -70,7 +71,7 @@ def bench_gate(gate: BenchGate, data: bytes) -> GateResult:
 def table_gate(gate: BenchGate, table: BenchTable, gpus: Sequence[str] | None = None) -> GateResult:
     """Judge a CSV that was read; `gpus` are those that the pod's facts list, if they do."""
     ran = table.rows.select(table.rows.column("ok"))
-    timed = ran.select([device != CPU_INTERPRETER for device in ran.column("device")])
+    timed = timed_on_a_device(ran)
     families = _families(table.rows)
     lacking = _missing(families, gate)
     findings = [

@@ -14,11 +14,11 @@ from itertools import compress
 from operator import attrgetter
 from typing import cast
 
-from kernels.bench.contract import CPU_INTERPRETER
 from orchestrator.evidence.bench import LEVELS, SIDES, BenchRow
 from orchestrator.evidence.foreign import Row
 from orchestrator.evidence.rows import Rows
 from orchestrator.gates.findings import Finding, conclude, counted, listed
+from orchestrator.gates.timed import timed_on_a_device
 from orchestrator.gates.timing import timed_at_once
 from orchestrator.models.verdict import GateResult, Reason, Verdict
 
@@ -140,7 +140,7 @@ def _named(shapes: Iterable[tuple[object, ...]]) -> list[str]:
 def one_run_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
     """What the rows of all files must have in common, and what they must not."""
     every = Rows.of(rows)
-    timed = every.select([device != CPU_INTERPRETER for device in every.column("device")])
+    timed = timed_on_a_device(every)
     for mixed in not_one_run(timed):
         yield Finding(
             Verdict.INVALID,

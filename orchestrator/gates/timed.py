@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from kernels.bench.contract import CPU_INTERPRETER
-from orchestrator.evidence.bench import LEVELS
+from orchestrator.evidence.bench import LEVELS, BenchRow
 from orchestrator.evidence.bench import SIDES as EVERY_SIDE
 from orchestrator.evidence.cards import find_card
 from orchestrator.evidence.foreign import Row
@@ -41,6 +41,11 @@ TOLERANCE = 1.05
 """Faster than the limit by this factor is impossible; less is a clock's or a datasheet's error."""
 SLACK_MS = 5_000
 """How far from a cell a sample or a probe may lie and still tell about it."""
+
+
+def timed_on_a_device(rows: Rows[BenchRow]) -> Rows[BenchRow]:
+    """Those that Triton's interpreter did not time."""
+    return rows.select([device != CPU_INTERPRETER for device in rows.column("device")])
 
 
 def on_a_card(
