@@ -6,8 +6,9 @@ A threshold holds for one card, so what is named is judged card by card, with on
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from kernels.bench import contract
 from orchestrator.engine.judge_reading import MAY_BE_NAMED, Given, Kind, Source, read_given
@@ -88,7 +89,7 @@ class _Judged:
     kind: Kind
     gates: Sequence[GateResult]
     devices: Sequence[str] = ()
-    rows: Sequence[Row] = ()
+    rows: Rows[Row] = field(default_factory=Rows)
 
     @property
     def cards(self) -> set[str]:
@@ -123,9 +124,9 @@ def judge_files(
             f"neither a bench CSV nor test results among {', '.join(map(str, paths))}",
             remedy=MAY_BE_NAMED,
         )
-    rows = [row for judged in benches for row in judged.rows]
-    if device is not None and rows and all(row.device for row in rows):
-        named = listed(sorted({row.device for row in rows if row.device}))
+    rows = Rows.joined([judged.rows for judged in benches])
+    if device is not None and rows and all(rows.said("device")):
+        named = listed(sorted(rows.said("device")))
         notes.append(f"--device {device} is not used: every row names its card, {named}")
     sets = _by_card(benches, tests)
     cards = [_judge_card(given.broken, every, margin, one_of=len(sets)) for every in sets]
@@ -149,7 +150,7 @@ def _judge_bench(source: Source, given: Given, device: str | None, notes: list[s
         remedy = "Name the file that the benchmark wrote: this one was cut off, or never filled."
         return _Judged(source.kind, [missing(f"bench {name}", name, empty=True, next_step=remedy)])
     canary, telemetry = given.canary_of(source), given.telemetry_of(source)
-    found: Sequence[Row]
+    found: Rows[Row]
     gates: list[GateResult] = []
     try:
         if source.kind is Kind.BENCH:
@@ -157,7 +158,7 @@ def _judge_bench(source: Source, given: Given, device: str | None, notes: list[s
             found = table.rows
             # nobody declared what the file should hold: `matrix_gate` looks for holes
             mode = table.rows[0].mode if table.rows else "dense"
-            lengths = sorted({row.L for row in table.rows}) or [1]
+            lengths = sorted(table.rows.said("L")) or [1]
             declared = BenchGate(gate="bench", file=name, mode=mode, lengths=lengths)
             gates.append(table_gate(declared, table))
         else:
@@ -173,7 +174,7 @@ def _judge_bench(source: Source, given: Given, device: str | None, notes: list[s
         *gates,
         machine_gate(name, found, telemetry, canary),
     ]
-    said = dict.fromkeys(own or device for own in Rows.of(found).column("device"))
+    said = dict.fromkeys(own or device for own in found.column("device"))
     return _Judged(source.kind, gates, [name for name in said if name], found)
 
 
@@ -215,7 +216,7 @@ def _card(device: str) -> str:
 def _judge_card(
     broken: Sequence[GateResult], files: Sequence[_Judged], margin: float, *, one_of: int
 ) -> CardJudgement:
-    rows = Rows(row for judged in files for row in judged.rows)
+    rows = Rows.joined([judged.rows for judged in files])
     devices = dict.fromkeys(name for judged in files if judged.rows for name in judged.devices)
     tests = [gate for judged in files if judged.kind is Kind.JUNIT for gate in judged.gates]
     gates = [*broken]
@@ -238,12 +239,12 @@ def _judge_card(
 
 
 def _decide(
-    rows: Sequence[Row], gates: Sequence[GateResult], margin: float, kinds: Sequence[str]
+    rows: Rows[Row], gates: Sequence[GateResult], margin: float, kinds: Sequence[str]
 ) -> Decision:
     """The run's own decision where all rows are this project's; foreign ones decide nothing."""
-    ours = [row for row in rows if isinstance(row, BenchRow)]
-    if ours and len(ours) == len(rows):
-        dense, varlen = ([row for row in ours if row.mode == mode] for mode in ("dense", "varlen"))
+    if rows.kinds == {BenchRow}:
+        modes = cast(Rows[BenchRow], rows).by("mode")
+        dense, varlen = (modes.get(mode, Rows[BenchRow]()) for mode in ("dense", "varlen"))
         return decide(dense, varlen, margin, gates, kinds=kinds)
     obstacles = [
         Obstacle(reason=gate.reason or Reason.NO_EVIDENCE, message=f"{gate.gate}: {gate.message}")
@@ -259,7 +260,7 @@ def _decide(
     order = (Verdict.INVALID, Verdict.FAIL, Verdict.NOT_VERIFIED)
     named = [f"{g.gate} is {v.value}" for v in order for g in gates if g.verdict is v]
     summary = f"UNDECIDED: {listed(named, 4) if named else 'nothing was timed'}."
-    one_card = len({row.device for row in rows if row.device}) < 2
+    one_card = len(set(filter(None, rows.said("device")))) < 2
     whole = any(g.gate == MATRIX and g.verdict is Verdict.PASS for g in gates)
     not_worse = worst(gate.verdict for gate in gates) is Verdict.NOT_VERIFIED
     if one_card and whole and not_worse:

@@ -317,7 +317,6 @@ class _Reading:
         self.gaps: set[str] = set()
         self._file = file
         self._names = names
-        self._rows: list[BenchRow] = []
         self._columns: dict[str, list[Any]] = {
             name: [] for name in ("ok", "line", "family", *_KINDS)
         }
@@ -337,8 +336,6 @@ class _Reading:
         read = {"line": text.lines, "family": families_of(read, self._families), **read}
         for name, values in {"ok": ran, **read}.items():
             self._columns[name] += values
-        file = [self._file] * len(records)
-        self._rows += map(BenchRow._make, zip(file, *read.values(), strict=True))
 
     def rows(self) -> Rows[BenchRow]:
         """All rows.
@@ -346,15 +343,15 @@ class _Reading:
         Raises:
             EvidenceError: a field is empty, not above zero or no word of the contract, and must be.
         """
-        rows = Rows(self._rows, self._columns)
+        files = [self._file] * len(self._columns["line"])
+        rows = Rows.read(BenchRow, {"file": files, **self._columns})
         for wrong, (name, *others) in _RULES:
             for row in rows.where(wrong, name, *others):
                 problem = wrong(*(getattr(row, each) for each in (name, *others)))
                 self._refuse(row, name, problem)
         for name in self.gaps.intersection(_MEASURED):
-            for row in rows:
-                if row.ok and getattr(row, name) is None:
-                    self._refuse(row, name, EMPTY)
+            for row in rows.where(lambda ok, value: ok and value is None, "ok", name):
+                self._refuse(row, name, EMPTY)
         return rows
 
     def _refuse(self, row: BenchRow, column: str, problem: str | None) -> NoReturn:

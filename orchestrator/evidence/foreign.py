@@ -263,10 +263,10 @@ class _Reader:
                 scale = 1e-3 if name in header.micro else 1.0
                 columns[name] = self._numbers(name, told[name], scale)
         files, families = [self._name] * self._size, families_of(columns, {})
-        read: dict[str, Sequence[Any]]
-        read = {"line": self._lines, "family": families, "failed": self._failed, **columns}
-        rows = map(ForeignRow._make, zip(files, *read.values(), strict=True))
-        return Rows(rows, {"ok": [failed is None for failed in self._failed], **read})
+        ran = [failed is None for failed in self._failed]
+        own: dict[str, Sequence[Any]]
+        own = {"file": files, "line": self._lines, "family": families, "failed": self._failed}
+        return Rows.read(ForeignRow, {"ok": ran, **own, **columns})
 
     @property
     def _size(self) -> int:

@@ -1,35 +1,42 @@
-"""Rows of a table, and their columns beside them.
+"""Rows of a table, held as columns.
 
 What every row has to satisfy is held against columns: a hundred thousand rows of eighty fields lie
-all over the memory, the numbers of one column lie together, and most columns say few things.
+all over the memory, the numbers of one column lie together, and most columns say few things. A row
+itself is made when somebody asks for it, which is when there is something to say about it.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from itertools import chain, product
+from itertools import accumulate, chain, compress, product
 from operator import attrgetter
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 R_co = TypeVar("R_co", covariant=True)
 
+_SAMPLE = 256
+"""Rows by which a column is taken for one that says much ..."""
+_MANY = 128
+"""... because so many of them differ."""
 
-class Rows(tuple[R_co, ...], Generic[R_co]):
+
+class Rows(Sequence[R_co], Generic[R_co]):
     """Rows in their order. A column is any attribute of theirs, by its name."""
 
-    _columns: dict[str, Sequence[Any]]
-    _said: dict[str, set[Any]]
-    _find: Callable[[str], Sequence[Any]] | None
-    """Where a column comes from that is not in `_columns` yet, if not from the rows."""
-
-    def __new__(  # noqa: D102
-        cls, rows: Iterable[R_co] = (), columns: Mapping[str, Sequence[Any]] | None = None
-    ) -> Rows[R_co]:
-        self = super().__new__(cls, rows)
-        self._columns = dict(columns or {})
-        self._said = {}
-        self._find = None
-        return self
+    def __init__(
+        self, rows: Iterable[R_co] = (), columns: Mapping[str, Sequence[Any]] | None = None
+    ) -> None:
+        given = tuple(rows)
+        self._count = len(given)
+        self._row: Callable[[int], R_co] = given.__getitem__
+        self._columns: dict[str, Sequence[Any]] = dict(columns or {})
+        self._said: dict[tuple[str, ...], Set[Any]] = {}
+        self._grouped: dict[tuple[str, ...], dict[Any, Rows[R_co]]] = {}
+        self._find: Callable[[str], Sequence[Any]] = self._of_rows
+        """Where a column comes from that is not in `_columns` yet."""
+        self.kinds: frozenset[type] = frozenset(map(type, given))
+        """Classes that the rows may be of."""
 
     @classmethod
     def of(cls, rows: Iterable[R_co]) -> Rows[R_co]:
@@ -37,25 +44,70 @@ class Rows(tuple[R_co, ...], Generic[R_co]):
         return rows if isinstance(rows, Rows) else cls(rows)
 
     @classmethod
+    def read(cls, kind: type[R_co], columns: Mapping[str, Sequence[Any]]) -> Rows[R_co]:
+        """Rows that are named tuples of one `kind`: each of its fields is a column."""
+        fields = [columns[name] for name in kind._fields]  # type: ignore[attr-defined]
+        return cls._lazy(
+            len(fields[0]), lambda number: kind(*(field[number] for field in fields)), {kind},
+            columns,
+        )  # fmt: skip
+
+    @classmethod
     def joined(cls, parts: Sequence[Rows[R_co]]) -> Rows[R_co]:
         """All rows, those of one part after those of another."""
+        ends = list(accumulate(map(len, parts)))
 
-        def whole(name: str) -> Sequence[Any]:
-            column: list[Any] = []
-            for part in parts:
-                column += part.column(name)
-            return column
+        def row(number: int) -> R_co:
+            part = bisect_right(ends, number)
+            return parts[part][number - ends[part]]
 
-        rows = cls(chain.from_iterable(parts))
-        rows._find = whole
+        joined = cls._lazy(ends[-1] if ends else 0, row, {k for part in parts for k in part.kinds})
+        joined._find = lambda name: list(chain.from_iterable(p.column(name) for p in parts))
+        return joined
+
+    @classmethod
+    def _lazy(
+        cls,
+        count: int,
+        row: Callable[[int], R_co],
+        kinds: Iterable[type],
+        columns: Mapping[str, Sequence[Any]] | None = None,
+    ) -> Rows[R_co]:
+        rows = cls((), columns)
+        rows._count, rows._row, rows.kinds = count, row, frozenset(kinds if count else ())
         return rows
+
+    # --- as rows --------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, number: int) -> R_co: ...
+    @overload
+    def __getitem__(self, number: slice) -> Rows[R_co]: ...
+    def __getitem__(self, number: int | slice) -> R_co | Rows[R_co]:
+        numbers = range(self._count)[number]
+        return self._row(numbers) if isinstance(numbers, int) else self._at(numbers)
+
+    def __iter__(self) -> Iterator[R_co]:
+        return map(self._row, range(self._count))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and [*self] == [*other]
+
+    __hash__ = None  # type: ignore[assignment]
+
+    # --- as columns -----------------------------------------------------------------------------
 
     def column(self, name: str) -> Sequence[Any]:
         """What each row says of `name`."""
         if name not in self._columns:
-            find = self._find
-            self._columns[name] = find(name) if find else list(map(attrgetter(name), self))
+            self._columns[name] = self._find(name)
         return self._columns[name]
+
+    def _of_rows(self, name: str) -> Sequence[Any]:
+        return list(map(attrgetter(name), self))
 
     def columns(self, *names: str) -> Iterator[tuple[Any, ...]]:
         """What each row says of all `names`, row by row."""
@@ -69,39 +121,55 @@ class Rows(tuple[R_co, ...], Generic[R_co]):
 
     def said(self, *names: str) -> Set[Any]:
         """The different things that rows say of `names`: values of one name, tuples of several."""
-        if len(names) > 1:
-            each = [self.said(name) for name in names]
-            several = sum(len(values) > 1 for values in each) > 1
-            return set(self.columns(*names) if several else product(*each))
-        (name,) = names
-        if name not in self._said:
-            self._said[name] = set(self.column(name))
-        return self._said[name]
+        if names not in self._said:
+            if len(names) == 1:
+                self._said[names] = set(self.column(*names))
+            else:
+                each = [self.said(name) for name in names]
+                several = sum(len(values) > 1 for values in each) > 1
+                self._said[names] = set(self.columns(*names) if several else product(*each))
+        return self._said[names]
 
-    def where(self, wrong: Callable[..., object], *names: str) -> list[R_co]:
-        """Rows whose values of `names` are `wrong`, which is asked once of equal ones."""
-        if len(names) == 1:
+    def _says_much(self, name: str) -> bool:
+        """Whether to look for equal values would take longer than to look at each."""
+        return len(set(self.column(name)[:_SAMPLE])) > _MANY
+
+    # --- some of the rows -------------------------------------------------------------------------
+
+    def where(self, wrong: Callable[..., object], *names: str) -> Rows[R_co]:
+        """Rows whose values of `names` are `wrong`; where few differ, it is asked once of each."""
+        if any(map(self._says_much, names)):
+            found: Iterable[object] = map(wrong, *map(self.column, names))
+        elif len(names) == 1:
             odd = {value for value in self.said(*names) if wrong(value)}
-            values: Iterable[Any] = self.column(names[0])
+            found = map(odd.__contains__, self.column(*names)) if odd else ()
         else:
-            odd = {value for value in self.said(*names) if wrong(*value)}
-            values = self.columns(*names)
-        if not odd:
-            return []
-        return [row for row, value in zip(self, values, strict=True) if value in odd]
+            odd = {values for values in self.said(*names) if wrong(*values)}
+            found = map(odd.__contains__, self.columns(*names)) if odd else ()
+        return self._at(list(compress(range(self._count), found)))
 
     def select(self, kept: Sequence[object]) -> Rows[R_co]:
         """Those rows that are `kept`; themselves, where all are."""
         if all(kept):
             return self
-        return self._at([number for number, keep in enumerate(kept) if keep])
+        return self._at(list(compress(range(self._count), kept)))
 
-    def by(self, *names: str) -> dict[Any, Rows[R_co]]:
+    def by(self, *names: str) -> Mapping[Any, Rows[R_co]]:
         """Rows that say the same of `names`, by what they say; in the order of their first rows."""
-        said = self.said(*names)
-        if len(said) < 2:
-            return dict.fromkeys(said, self)
-        values = self.column(names[0]) if len(names) == 1 else self.columns(*names)
+        if names not in self._grouped:
+            self._grouped[names] = self._groups(names)
+        return self._grouped[names]
+
+    def _groups(self, names: tuple[str, ...]) -> dict[Any, Rows[R_co]]:
+        several = [name for name in names if len(self.said(name)) > 1]
+        if not several:
+            return dict.fromkeys(self.said(*names), self)
+        if len(names) > 1 and len(several) == 1:
+            (one,) = several
+            at = names.index(one)
+            key = next(iter(self.said(*names)))
+            return {(*key[:at], own, *key[at + 1 :]): some for own, some in self.by(one).items()}
+        values = self.column(*names) if len(names) == 1 else self.columns(*names)
         groups: dict[Any, list[int]] = {}
         for number, value in enumerate(values):
             groups.setdefault(value, []).append(number)
@@ -112,9 +180,10 @@ class Rows(tuple[R_co, ...], Generic[R_co]):
         first, end = (numbers[0], numbers[-1] + 1) if numbers else (0, 0)
         unbroken = end - first == len(numbers)
 
-        def picked(values: Sequence[Any]) -> Sequence[Any]:
+        def picked(name: str) -> Sequence[Any]:
+            values = self.column(name)
             return values[first:end] if unbroken else [values[number] for number in numbers]
 
-        rows = Rows(picked(self))
-        rows._find = lambda name: picked(self.column(name))
+        rows = self._lazy(len(numbers), lambda number: self._row(numbers[number]), self.kinds)
+        rows._find = picked
         return rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from kernels.bench import contract
 from orchestrator.evidence import EvidenceError
@@ -41,9 +41,10 @@ def decide(
     measured speedups decides; `current_min_L` is the threshold in force, which KEEP_OFF never
     lowers; `kinds` of gates must be among them, beside the `bench` gate of every CSV.
     """
-    rows = Rows.joined([Rows.of(dense), Rows.of(varlen)])
+    dense, varlen = Rows.of(dense), Rows.of(varlen)
+    rows = Rows.joined([dense, varlen])
     waivers = tuple(dict.fromkeys(gate.waiver for gate in gates if gate.waiver))
-    obstacles = list(dict.fromkeys(_obstacles(dense, varlen, gates, kinds)))
+    obstacles = list(dict.fromkeys(_obstacles({"dense": dense, "varlen": varlen}, gates, kinds)))
     cells: list[contract.Cell] = []
     if not obstacles:
         try:
@@ -70,7 +71,7 @@ def decide(
             waivers=waivers,
             obstacles=tuple(obstacles),
         )
-    device = next(row.device for row in dense if row.device)
+    device = next(filter(None, dense.column("device")))
     over = f"the {reference} reference at {level} level"
     if found.min_L is None:
         summary = (
@@ -101,13 +102,10 @@ def decide(
 
 
 def _obstacles(
-    dense: Sequence[BenchRow],
-    varlen: Sequence[BenchRow],
-    gates: Sequence[GateResult],
-    required: Sequence[str],
+    tables: Mapping[str, Rows[BenchRow]], gates: Sequence[GateResult], required: Sequence[str]
 ) -> list[Obstacle]:
-    rows = (*dense, *varlen)
-    interpreted = sum(row.interpreted for row in rows)
+    rows = Rows.joined([*tables.values()])
+    interpreted = list(rows.column("device")).count(contract.CPU_INTERPRETER)
     obstacles = [
         Obstacle(reason=gate.reason or Reason.NO_EVIDENCE, message=f"{gate.gate}: {gate.message}")
         for gate in gates
@@ -129,7 +127,7 @@ def _obstacles(
         if gate.waiver and isinstance(lacking := gate.measured.get("missing"), list) and lacking
     ]
     if gates:
-        obstacles += _ungated(dense, varlen, gates, required)
+        obstacles += _ungated(rows, gates, required)
     judged = {gate.gate for gate in gates}
     findings: list[Finding] = []
     if COVERAGE not in judged:
@@ -137,14 +135,13 @@ def _obstacles(
     if MATRIX not in judged:
         findings += (*shape_findings(rows), *one_run_findings(rows))
     obstacles += [Obstacle(reason=finding.reason, message=finding.message) for finding in findings]
-    for mode, table in (("dense", dense), ("varlen", varlen)):
+    for mode, table in tables.items():
         obstacles += [
             Obstacle(
                 reason=Reason.MALFORMED,
                 message=f"{row.where} is a {row.mode} row among the {mode} ones.",
             )
-            for row in table
-            if row.mode != mode
+            for row in table.where(mode.__ne__, "mode")
         ]
     if interpreted:
         obstacles.append(
@@ -154,7 +151,7 @@ def _obstacles(
                 "interpreter: there was no CUDA device, so no timing counts.",
             )
         )
-    unnamed = [row for row in rows if row.device is None]
+    unnamed = rows.where(lambda device: device is None, "device")
     if unnamed:
         obstacles.append(
             Obstacle(
@@ -166,14 +163,11 @@ def _obstacles(
 
 
 def _ungated(
-    dense: Sequence[BenchRow],
-    varlen: Sequence[BenchRow],
-    gates: Sequence[GateResult],
-    required: Sequence[str],
+    rows: Rows[BenchRow], gates: Sequence[GateResult], required: Sequence[str]
 ) -> list[Obstacle]:
     """What no gate has judged decides nothing, whatever the playbook leaves out."""
     names = {gate.gate for gate in gates}
-    files = sorted({row.file for row in (*dense, *varlen)})
+    files = sorted(rows.said("file"))
     missing = [f"bench {file}" for file in files if f"bench {file}" not in names]
     kinds = {name.partition(" ")[0] for name in names}
     missing += [kind for kind in required if kind not in kinds]

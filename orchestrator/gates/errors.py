@@ -123,17 +123,15 @@ def _alike(rows: Rows[BenchRow]) -> Iterator[Finding]:
 
 
 def _possible(rows: Rows[BenchRow], side: str, mean: str, largest: str) -> Iterator[Finding]:
-    values = rows.said(mean) - {None}
-    told = [row for row in rows if getattr(row, mean) is not None]
-    if values and 0 <= max(values) < AS_GOOD_AS_ZERO:
+    errors = [error for error in rows.column(mean) if error is not None]
+    if errors and 0 <= max(errors) < AS_GOOD_AS_ZERO:
         yield invalid(
             f"The {side}'s errors against the fp64 oracle are all exactly zero, or as good as, in "
-            f"{counted(len(told), 'cell')}: it was compared with itself, or with nothing.",
+            f"{counted(len(errors), 'cell')}: it was compared with itself, or with nothing.",
             "Compare with an oracle that is computed on its own, in fp64.",
         )
         return
-    # a single key has weight 1 whatever its score: there nothing is rounded
-    zero = [row for row in told if 0 <= getattr(row, mean) < AS_GOOD_AS_ZERO and row.L > 1]
+    zero = rows.where(_no_error, mean, "L")
     if zero:
         yield invalid(
             f"{zero[0].where}: the {side}'s mean error is exactly zero, or as good as: its output "
@@ -141,31 +139,51 @@ def _possible(rows: Rows[BenchRow], side: str, mean: str, largest: str) -> Itera
             "Compare each cell's own output with an oracle in fp64.",
         )
         return
-    outputs = [(N or 1) * (H or 1) * (Dv or 1) for N, H, Dv in rows.columns("N", "H", "Dv")]
-    for row, error, top, count in zip(
-        rows, rows.column(mean), rows.column(largest), outputs, strict=True
-    ):
-        if error is None:
-            continue
+    for row in rows.where(_no_mean, mean, largest, "N", "H", "Dv"):
+        error, top = getattr(row, mean), getattr(row, largest)
         if error < 0:
             yield invalid(f"{row.where}: a mean absolute error below zero.")
             return
-        if top is None:
-            continue
-        if not error * (1 - DIGITS) <= top <= max(error * count * (1 + DIGITS), AS_GOOD_AS_ZERO):
-            how = "above its largest" if error > top else f"too small for {count} outputs beside"
-            yield invalid(
-                f"{row.where}: the {side}'s mean error {error:g} is {how}, {top:g}.",
-                "Look at how the benchmark computes the errors.",
-            )
-            return
-    if len(values) == 1 and len(told) > 1 and all(row.contract for row in told):
+        outputs = row.N * row.H * row.Dv
+        how = "above its largest" if error > top else f"too small for {outputs} outputs beside"
+        yield invalid(
+            f"{row.where}: the {side}'s mean error {error:g} is {how}, {top:g}.",
+            "Look at how the benchmark computes the errors.",
+        )
+        return
+    if len(errors) > 1 and errors.count(errors[0]) == len(errors) and _all_ours(rows, mean):
         # six digits do not agree by chance; other files may have rounded theirs
         yield invalid(
-            f"The {side}'s errors are the same number, {next(iter(values)):g}, in all "
-            f"{len(told)} cells: a constant, not a measurement.",
+            f"The {side}'s errors are the same number, {errors[0]:g}, in all "
+            f"{len(errors)} cells: a constant, not a measurement.",
             "Compare each cell's own output with the oracle.",
         )
+
+
+def _all_ours(rows: Rows[BenchRow], told: str) -> bool:
+    """Whether this project's benchmark wrote all that say `told`."""
+    return not rows.where(
+        lambda value, version: value is not None and not version, told, "contract"
+    )
+
+
+def _no_error(error: float | None, length: int) -> bool:
+    # a single key has weight 1 whatever its score: there nothing is rounded
+    return error is not None and 0 <= error < AS_GOOD_AS_ZERO and length > 1
+
+
+def _no_mean(
+    error: float | None,
+    top: float | None,
+    N: int,  # noqa: N803
+    H: int,  # noqa: N803
+    Dv: int,  # noqa: N803
+) -> bool:
+    """No mean absolute error at all, or not one of outputs whose largest error is `top`."""
+    if error is None or top is None:
+        return error is not None and error < 0
+    most = max(error * (N * H * Dv) * (1 + DIGITS), AS_GOOD_AS_ZERO)
+    return error < 0 or not error * (1 - DIGITS) <= top <= most
 
 
 def _wild(error: float | None, dtype: str | None) -> bool:

@@ -40,20 +40,22 @@ def level_findings(rows: Rows[BenchRow]) -> Iterator[Finding]:
     yield from _measured_once(rows)
     weak = {"kernel": list[str](), "operator": list[str]()}
     shapes = rows.columns("device", "form", "kernel_strongest_ms", "operator_strongest_ms")
-    for row, work, (device, form, kernel, operator) in zip(
-        rows, works_of(rows), shapes, strict=True
+    for number, (work, (device, form, kernel, operator)) in enumerate(
+        zip(works_of(rows), shapes, strict=True)
     ):
         least = _least_ms(device, work) if form == "rows" else None
         if least is None or not kernel or not operator:
             continue
         limit = FACTORS["kernel"] * (least + LAUNCHES_MS)
         if kernel > limit:
+            row = rows[number]
             weak["kernel"].append(
                 f"{row.where} (L={row.L}): {row.kernel_strongest} takes {kernel:g} ms, where the "
                 f"card needs {least:.3g} ms for the bytes"
             )
         limit = FACTORS["operator"] * (kernel + PASSES * least + LAUNCHES_MS)
         if operator > limit:
+            row = rows[number]
             weak["operator"].append(
                 f"{row.where} (L={row.L}): {row.operator_strongest} takes {operator:g} ms, where a "
                 f"gather ({PASSES * least:.3g} ms of memory traffic) and {row.kernel_strongest} "

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import compress
 from operator import attrgetter
 from typing import cast
 
@@ -65,7 +64,7 @@ def matrix_gate(rows: Sequence[Row]) -> GateResult:
     if cells > sum(map(len, families.values())):
         findings += _in_two_files(rows)
     findings += shape_findings(rows)
-    if rows and all(isinstance(row, BenchRow) for row in rows):
+    if rows.kinds == {BenchRow}:
         findings += one_run_findings(cast(Rows[BenchRow], rows))
     if not families:
         findings.append(
@@ -171,15 +170,17 @@ def one_run_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
 
 def _copied(rows: Rows[BenchRow]) -> Iterator[Finding]:
     """Two cells of one card whose measurements agree in every digit: nobody measures so twice."""
-    often = Counter(rows.columns(*_MEASURED[:2]))
-    maybe = [often[both] > 1 for both in rows.columns(*_MEASURED[:2])]
+    pairs = list(rows.columns(*_MEASURED[:2]))
+    often = Counter(pairs)
+    if len(often) == len(pairs):
+        return
     first: dict[tuple[object, ...], BenchRow] = {}
-    for row in compress(rows, maybe):
+    for row in rows.select([often[both] > 1 for both in pairs]):
         measured = _measured(row)
         if None in measured:
             continue
         other = first.setdefault((row.device, *measured), row)
-        if other is not row and (other.file, other.line) != (row.file, row.line):
+        if (other.file, other.line) != (row.file, row.line):
             yield Finding(
                 Verdict.INVALID,
                 Reason.MALFORMED,

@@ -47,8 +47,8 @@ def moved_by_missed(
         return None
     factors = {(each.row.file, each.row.line): each.factor for each in missed}
     bounded = [
-        cell._replace(speedup=cell.speedup * factors.get((row.file, row.line), 1.0))
-        for row, cell in zip(rows, cells, strict=True)
+        cell._replace(speedup=cell.speedup * factors.get(at, 1.0))
+        for at, cell in zip(rows.columns("file", "line"), cells, strict=True)
     ]
     if contract.threshold(bounded, found.margin).min_L == found.min_L:
         return None
@@ -59,24 +59,20 @@ def moved_by_missed(
     )
 
 
-def _length(cell: tuple[BenchRow, tuple[Any, ...]]) -> int:
-    length: int = cell[1][0]
-    return length
-
-
 def _missed(family: Rows[BenchRow], level: Level) -> Iterator[Missed]:
     """From the longest cell on, against the fastest of those that are longer still."""
     fastest: tuple[float, int, str] | None = None
     side = f"{level}_strongest"
     columns = family.columns("L", f"{side}_ms", side, f"{side}_lo", f"{side}_hi")
-    cells = sorted(zip(family, columns, strict=True), key=_length, reverse=True)
-    for row, (length, ms, name, low, high) in cells:
+    cells = sorted(enumerate(columns), key=_length, reverse=True)
+    for number, (length, ms, name, low, high) in cells:
         if ms is None:
             continue
         if fastest is not None and ms > fastest[0] * _SLACK and length < fastest[1]:
             best, longer, theirs = fastest
             wide = high / low if low and high else 1.0
             if ms > best * wide:
+                row = family[number]
                 tail = "" if theirs == name else f"; it was not found at L={length}"
                 yield Missed(
                     row,
@@ -86,3 +82,8 @@ def _missed(family: Rows[BenchRow], level: Level) -> Iterator[Missed]:
                 )
         if fastest is None or ms < fastest[0]:
             fastest = (ms, length, name or "the reference")
+
+
+def _length(cell: tuple[int, tuple[Any, ...]]) -> int:
+    length: int = cell[1][0]
+    return length

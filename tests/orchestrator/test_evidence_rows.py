@@ -20,9 +20,13 @@ class Cell(NamedTuple):
 CELLS = [Cell("a", 64, 1.0), Cell("b", 64, None), Cell("a", 128, 2.0)]
 
 
-def test_rows_are_a_tuple_of_themselves():
+def test_rows_are_a_sequence_of_themselves():
     rows = Rows(CELLS)
     assert rows == tuple(CELLS)
+    assert rows[-1] == CELLS[2]
+    assert rows[1:] == CELLS[1:]
+    with pytest.raises(IndexError):
+        rows[3]
     assert Rows.of(rows) is rows
     assert Rows.of(CELLS) == rows
 
@@ -62,6 +66,32 @@ def test_where_asks_once_of_equal_values():
         CELLS[1]
     ]
     assert Rows(CELLS).where(lambda length: length > 1000, "L") == []
+
+
+def test_rows_that_were_read_are_made_of_their_columns():
+    columns = {"family": ("a", "b"), "L": [64, 128], "ms": [1.0, None], "ok": [True, False]}
+    rows = Rows.read(Cell, columns)
+    assert rows == [Cell("a", 64, 1.0), Cell("b", 128, None)]
+    assert rows.column("ok") == [True, False]
+    assert rows.column("long") == [False, True]
+    assert rows.select(rows.column("ok")) == [Cell("a", 64, 1.0)]
+    assert Rows.joined([rows, rows[1:]])[2] == Cell("b", 128, None)
+
+
+def test_kinds_are_the_classes_of_rows_that_there_are():
+    read = Rows.read(Cell, {"family": ["a"], "L": [64], "ms": [None]})
+    assert read.kinds == Rows(CELLS).kinds == {Cell}
+    assert Rows.joined([read, Rows([1])]).kinds == {Cell, int}
+    assert Rows.joined([read, Rows([1])[1:]]).kinds == {Cell}
+
+
+@pytest.mark.parametrize("different", [1, 3, 1000])
+def test_where_finds_the_same_rows_however_many_values_differ(different):
+    rows = Rows(Cell("a", number % different, number / 7) for number in range(1000))
+    assert rows.where(lambda length: length % 3 == 2, "L") == [r for r in rows if r.L % 3 == 2]
+    assert rows.where(lambda length, ms: length == 2 and ms > 1, "L", "ms") == [
+        row for row in rows if row.L == 2 and row.ms is not None and row.ms > 1
+    ]
 
 
 def test_picked_rows_have_the_columns_of_all():

@@ -236,7 +236,7 @@ HALF = bench_rows("dense", row("dense", 64), interpreted("dense", 128))
         ((), GOOD[1], GATES, Reason.NO_EVIDENCE, "no dense measurements"),
         (GOOD[0], (), GATES, Reason.NO_EVIDENCE, "no varlen measurements"),
         (HALF, GOOD[1], GATES, Reason.NO_CUDA_DEVICE, "1 of 5 rows"),
-        (GOOD[0] * 2, GOOD[1], GATES, Reason.MALFORMED, "measured twice"),
+        ([*GOOD[0], *GOOD[0]], GOOD[1], GATES, Reason.MALFORMED, "measured twice"),
         (GOOD[1], GOOD[1], GATES, Reason.MALFORMED, "is a varlen row among the dense"),
         (
             timed("dense", 1.5, device=""),
