@@ -16,7 +16,7 @@ from orchestrator.errors import UsageError
 from orchestrator.evidence import EvidenceError
 from orchestrator.evidence.bench import BenchRow, parse_bench
 from orchestrator.evidence.cards import find_card, is_slice
-from orchestrator.evidence.foreign import Row, parse_foreign
+from orchestrator.evidence.foreign import ForeignRow, Row, foreign_cells, parse_foreign
 from orchestrator.evidence.rows import Rows
 from orchestrator.gates.bench import table_gate
 from orchestrator.gates.coverage import GATE as COVERAGE
@@ -270,11 +270,14 @@ def _decide(
     )
 
 
-def _at_their_word(rows: Sequence[Row], margin: float) -> str:
+def _at_their_word(rows: Rows[Row], margin: float) -> str:
+    if len(rows.said("family", "L")) < len(rows):
+        return ""
     try:
-        cells = [row.cell() for row in rows]
-        if len({(cell.family, cell.L) for cell in cells}) < len(cells):
-            return ""
+        if rows.kinds == {ForeignRow}:
+            cells = foreign_cells(cast(Rows[ForeignRow], rows))
+        else:
+            cells = [row.cell() for row in rows]
         found = contract.threshold(condensed(cells), margin)
     except (EvidenceError, contract.ContractError):
         return ""

@@ -6,10 +6,9 @@ Read some rows at a time, column by column.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_type_hints
 
 from kernels.bench import contract
@@ -48,8 +47,6 @@ CHOICES = {
 }
 """What the contract's columns may say; any other word would slip past the gates that read it."""
 
-_AT_ONCE = 256
-"""Rows whose text is held at a time: few enough for the processor's cache."""
 _OK = "ok"
 _COUNTS = ("N", "H", "D", "Dv", "L", "streams")
 _NEVER_NEGATIVE = (
@@ -202,42 +199,66 @@ def cells_of(
         EvidenceError: a cell did not run, or lacks that bound.
     """
     every = Rows.of(rows)
-    bounds = lower_bounds(every, level, basis)
-    cells = []
-    others = every.columns("family", "L", "mae", "device")
-    for number, (bound, (family, length, mae, device)) in enumerate(
-        zip(bounds, others, strict=True)
-    ):
-        if bound is None or mae is None:
-            own = level is None or basis is None
-            missing = "mae" if bound is not None else "speedup" if own else f"{level}_{basis}_lo"
-            row = every[number]
-            raise EvidenceError("not measured", file=row.file, line=row.line, column=missing)
-        cells.append(Cell(family, length, bound, mae, device or ""))
-    return cells
+    bounds: Sequence[Any] = lower_bounds(every, level, basis)
+    maes = every.column("mae")
+    if None in bounds or None in maes:
+        found = enumerate(zip(bounds, maes, strict=True))
+        number, (bound, _) = next(each for each in found if None in each[1])
+        own = level is None or basis is None
+        missing = "mae" if bound is not None else "speedup" if own else f"{level}_{basis}_lo"
+        row = every[number]
+        raise EvidenceError("not measured", file=row.file, line=row.line, column=missing)
+    devices = [device or "" for device in every.column("device")]
+    return list(map(Cell, every.column("family"), every.column("L"), bounds, maes, devices))
 
 
 def lower_bounds(
     rows: Rows[BenchRow], level: Level | None = None, basis: Basis | None = None
-) -> Iterator[float | None]:
+) -> Sequence[float | None]:
     """Of the speedups that `cells_of` reads; None where a row has none.
 
     A bound above the ratio of the times, which rounding and its slack allow, counts as that ratio.
+    From then on they are the rows' column `operator_strongest_bound`, or that of the others.
     """
     if level is None or basis is None:
-        for low, ratio in rows.columns("speedup_lo", "speedup"):
-            yield ratio if low is None or (ratio is not None and ratio < low) else low
-        return
-    columns = rows.columns(
-        f"{level}_{basis}_lo", f"{level}_tri_ms", f"{level}_{basis}_ms",
-        "level", "basis", "speedup_lo", "speedup",
-    )  # fmt: skip
-    for low, ours, theirs, own_level, own_basis, own_low, speedup in columns:
-        if own_level == level and own_basis == basis:
-            low, ratio = own_low if low is None else low, speedup
-        else:
-            ratio = theirs / ours if ours and theirs else None
-        yield ratio if low is not None and ratio is not None and ratio < low else low
+        return rows.derived("own_bound", _own_bounds)
+    return rows.derived(f"{level}_{basis}_bound", partial(_bounds, level, basis))
+
+
+def _own_bounds(rows: Rows[BenchRow]) -> list[float | None]:
+    return [
+        ratio if low is None or (ratio is not None and ratio < low) else low
+        for low, ratio in rows.columns("speedup_lo", "speedup")
+    ]
+
+
+def _bounds(level: Level, basis: Basis, rows: Rows[BenchRow]) -> Sequence[float | None]:
+    # rows of one file mostly name one level and basis; each takes the next of its own
+    bounds = {
+        both: _bounds_alike(level, basis, some, own=both == (level, basis))
+        for both, some in rows.by("level", "basis").items()
+    }
+    if len(bounds) == 1:
+        return next(iter(bounds.values()))
+    following = {both: iter(some) for both, some in bounds.items()}
+    return [next(following[both]) for both in rows.columns("level", "basis")]
+
+
+def _bounds_alike(
+    level: Level, basis: Basis, rows: Rows[BenchRow], *, own: bool
+) -> list[float | None]:
+    """Of rows that all name that level and basis as their `own`, or none of which does."""
+    lows, ratios = rows.column(f"{level}_{basis}_lo"), rows.column("speedup")
+    if own:
+        pairs = zip(lows, rows.column("speedup_lo"), strict=True)
+        lows = [other if low is None else low for low, other in pairs]
+    else:
+        times = rows.columns(f"{level}_tri_ms", f"{level}_{basis}_ms")
+        ratios = [theirs / ours if ours and theirs else None for ours, theirs in times]
+    return [
+        ratio if low is not None and ratio is not None and ratio < low else low
+        for low, ratio in zip(lows, ratios, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -275,9 +296,8 @@ def parse_bench(data: bytes, name: str = "CSV") -> BenchTable:
             if column not in records.columns:
                 raise EvidenceError("missing from the header", file=name, column=column)
         reading = _Reading(name, records.columns)
-        lines = iter(records)
-        while some := list(islice(lines, _AT_ONCE)):
-            reading.take(some)
+        for lines, columns in records.blocks():
+            reading.take(lines, columns)
     except contract.ContractError as error:
         raise _relocated(error, name) from None
     problem = records.problem
@@ -322,10 +342,10 @@ class _Reading:
         }
         self._families: dict[tuple[object, ...], str] = {}
 
-    def take(self, records: Sequence[tuple[int, list[str]]]) -> None:
+    def take(self, lines: Sequence[int], columns: Sequence[Sequence[str]]) -> None:
         """Read some rows, each column by the type that `BenchRow` gives it."""
-        text = Slice(self._file, self._names, records)
-        every = (True,) * len(records)
+        text = Slice(self._file, self._names, lines, columns)
+        every = (True,) * len(lines)
         # What a cell that did not run leaves in its columns is no evidence, good or bad.
         ran = [status in (None, _OK) for status in text.read("status", str, every)]
         read = {

@@ -23,17 +23,20 @@ class Slice:
     """Some rows of a strict CSV as text; `file` and each row's line are for messages."""
 
     def __init__(
-        self, file: str, names: Sequence[str], records: Sequence[tuple[int, list[str]]]
+        self,
+        file: str,
+        names: Sequence[str],
+        lines: Sequence[int],
+        columns: Sequence[Sequence[str]],
     ) -> None:
         self.file = file
         self.gaps: set[str] = set()
         """Of the columns that were read, those that are empty in some row."""
-        self.lines: tuple[int, ...]
-        self.lines, rows = zip(*records, strict=True)
-        self._columns = dict(zip(names, zip(*rows, strict=True), strict=True))
-        self._nothing = ("",) * len(rows)
+        self.lines = lines
+        self._columns = dict(zip(names, columns, strict=True))
+        self._nothing = ("",) * len(lines)
         self._numbers: dict[
-            tuple[type, str, str], tuple[tuple[str, ...], Sequence[int | float] | None]
+            tuple[type, str, str], tuple[Sequence[str], Sequence[int | float] | None]
         ] = {}
         """Columns that were read, by kind and ends."""
 

@@ -111,17 +111,32 @@ class ForeignRow(NamedTuple):
         return f"{self.file}, line {self.line}"
 
     def cell(self) -> contract.Cell:
-        """What the decision rule reads; the times' ratio where nothing better is there.
+        """What the decision rule reads, as `foreign_cells` has it."""
+        return foreign_cells(Rows([self]))[0]
 
-        Raises:
-            EvidenceError: no L, no error, or no speedup.
-        """
-        bound = self.speedup if self.speedup_lo is None else self.speedup_lo
-        if bound is None and self.tri_ms and self.ref_ms:
-            bound = self.ref_ms / self.tri_ms
-        if self.L is None or self.mae is None or bound is None:
-            raise EvidenceError("no L, mae or speedup", file=self.file, line=self.line)
-        return contract.Cell(self.family, self.L, bound, self.mae, self.device or "")
+
+def foreign_cells(rows: Rows[ForeignRow]) -> list[contract.Cell]:
+    """What the decision rule reads; the times' ratio where nothing better is there.
+
+    Raises:
+        EvidenceError: no L, no error, or no speedup.
+    """
+    bounds = [
+        low
+        if low is not None
+        else theirs / ours
+        if speedup is None and ours and theirs
+        else speedup
+        for low, speedup, ours, theirs in rows.columns("speedup_lo", "speedup", "tri_ms", "ref_ms")
+    ]
+    lengths, maes = rows.column("L"), rows.column("mae")
+    if any(None in column for column in (bounds, lengths, maes)):
+        row = next(
+            row for row, *needed in zip(rows, bounds, lengths, maes, strict=True) if None in needed
+        )
+        raise EvidenceError("no L, mae or speedup", file=row.file, line=row.line)
+    devices = [device or "" for device in rows.column("device")]
+    return list(map(contract.Cell, rows.column("family"), lengths, bounds, maes, devices))
 
 
 Row = BenchRow | ForeignRow

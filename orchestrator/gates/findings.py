@@ -10,6 +10,7 @@ from pydantic import JsonValue
 
 from orchestrator.evidence import EvidenceError
 from orchestrator.evidence.foreign import Row
+from orchestrator.evidence.rows import Rows
 from orchestrator.models.verdict import GateResult, Reason, Verdict, worst
 
 _SHOWN = 3
@@ -40,7 +41,7 @@ def invalid(message: str, next_step: str = AGAIN, reason: Reason = Reason.MALFOR
 
 def lengths_of(rows: Iterable[Row]) -> str:
     """`L=64, L=128 and 3 more`."""
-    return listed((f"L={length}" for length in dict.fromkeys(row.L for row in rows)), 8)
+    return listed((f"L={length}" for length in dict.fromkeys(Rows.of(rows).column("L"))), 8)
 
 
 def conclude(

@@ -65,7 +65,7 @@ def flatness(
             alike: dict[str | None, list[Time]] = {}
             for number in order:
                 if ms[number] is not None and ms[number] > 0:
-                    time = Time(family[number], column, ms[number], works[number])
+                    time = Time(family, number, column, ms[number], works[number])
                     alike.setdefault(timed[number], []).append(time)
             for times in alike.values():
                 found = _flat(times, card_of(device), launch_us, launch_bound)

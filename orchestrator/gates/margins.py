@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 
 from kernels.bench import contract
 from kernels.bench.contract import Cell, Threshold
@@ -29,28 +29,22 @@ def sensitivity(cells: Iterable[Cell], margin: float) -> tuple[AtMargin, ...]:
 def comparisons(rows: Sequence[BenchRow], margin: float) -> tuple[Comparison, ...]:
     """The threshold at both levels, against both references; those that every row has."""
     every = Rows.of(rows)
-    lengths: dict[str, set[int]] = {}
-    for family, length in every.columns("family", "L"):
-        lengths.setdefault(family, set()).add(length)
-    group = {family: str(sorted(tested)) for family, tested in lengths.items()}
-    cells: dict[tuple[str, int], list[int]] = {}
-    for number, (family, length) in enumerate(every.columns("family", "L")):
-        cells.setdefault((group[family], length), []).append(number)
-    maes = every.column("mae")
+    alike = defaultdict[tuple[int, ...], list[Rows[BenchRow]]](list)
+    for family in every.by("family").values():
+        alike[tuple(family.column("L"))].append(family)
     found = []
     for level, basis in ((level, basis) for level in LEVELS for basis in BASES):
-        lows: list[Any] = list(lower_bounds(every, level, basis))
-        if None in lows or None in maes:
+        if None in lower_bounds(every, level, basis) or None in every.column("mae"):
             continue
         worst = [
-            Cell(
-                family,
-                length,
-                min(lows[number] for number in some),
-                max(maes[number] for number in some),
-                rows[0].device or "",
+            Cell(some[0].column("family")[0], length, low, mae, rows[0].device or "")
+            for lengths, some in alike.items()
+            for length, low, mae in zip(
+                lengths,
+                _worst(min, some, f"{level}_{basis}_bound"),
+                _worst(max, some, "mae"),
+                strict=True,
             )
-            for (family, length), some in cells.items()
         ]
         found.append(
             Comparison(
@@ -63,28 +57,30 @@ def comparisons(rows: Sequence[BenchRow], margin: float) -> tuple[Comparison, ..
     return tuple(found)
 
 
+def _worst(
+    of: Callable[[Iterable[float]], float], families: Sequence[Rows[BenchRow]], name: str
+) -> list[float]:
+    """Of a column, at each of the lengths that the families share."""
+    return [of(values) for values in zip(*(each.column(name) for each in families), strict=True)]
+
+
 def condensed(cells: Iterable[Cell]) -> list[Cell]:
     """Cells that give the same threshold: of families with equal lengths, the worst at each.
 
     The rule is quick on these, however many families there are.
     """
-    cells = list(cells)
-    lengths: dict[str, set[int]] = {}
+    families = defaultdict[str, list[Cell]](list)
     for cell in cells:
-        lengths.setdefault(cell.family, set()).add(cell.L)
-    group = {family: str(sorted(tested)) for family, tested in lengths.items()}
-    alike: dict[tuple[str, int], list[Cell]] = {}
-    for cell in cells:
-        alike.setdefault((group[cell.family], cell.L), []).append(cell)
+        families[cell.family].append(cell)
+    alike = defaultdict[tuple[int, ...], list[list[Cell]]](list)
+    for some in families.values():
+        alike[tuple([cell.L for cell in some])].append(some)
     return [
-        Cell(
-            family,
-            length,
-            min(cell.speedup for cell in some),
-            max(cell.mae for cell in some),
-            some[0].device,
+        cells[0]._replace(
+            speedup=min(cell.speedup for cell in cells), mae=max(cell.mae for cell in cells)
         )
-        for (family, length), some in alike.items()
+        for some in alike.values()
+        for cells in zip(*some, strict=True)
     ]
 
 
@@ -131,11 +127,9 @@ def undecided_by(
     margin, shortest = found.margin, found.min_L
     if shortest is None:
         blocking = set(found.obstacles)
-        failing = [
-            row
-            for row, cell in zip(rows, cells, strict=True)
-            if contract.shortfall(cell, margin) in blocking
-        ]
+        failing = Rows.of(rows).select(
+            [contract.shortfall(cell, margin) in blocking for cell in cells]
+        )
         noisy = _unsure(failing, level, basis, margin)
         if not noisy or len(noisy) < len(blocking):
             return None

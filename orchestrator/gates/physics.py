@@ -6,7 +6,7 @@ Both sides of every row are judged: it was the reference whose numbers could not
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 
@@ -107,8 +107,10 @@ class _Times:
     """No times at all."""
     short: list[str] = field(default_factory=list)
     """Below the launch floor."""
-    cached: list[Time] = field(default_factory=list)
-    """Possible from a warm L2 only, or small enough to lie in it."""
+    cached: Time | None = None
+    """The first that is possible from a warm L2 only, or small enough to lie in it ..."""
+    in_cache: int = 0
+    """... and how many are."""
     closest: tuple[float, Time, Card] | None = None
     """To its limit, and what share of it that is."""
 
@@ -125,9 +127,22 @@ class _Times:
                 cold = dram_ms(work, card)
                 suspect = 2 * work.bytes <= card.l2_bytes and not _flushed(flush_mib, card)
             # most rows are done with at this point
-            if suspect or not self._plain(ms, cold, floor):
-                some = dict(zip(columns, ms, strict=True))
-                self._look(rows[number], some, work, card, floor, cold)
+            if not suspect and self._plain(ms, cold, floor):
+                continue
+            for column, each in zip(columns, ms, strict=True):
+                if each is None:
+                    continue
+                if not 0 < each < math.inf:
+                    self.unreal.append(f"{rows[number].where}: {column} is {each:g}")
+                    continue
+                if each < floor:
+                    self.short.append(
+                        f"{rows[number].where} ({cell_name(rows[number])}): {SIDES[column]}'s "
+                        f"{each:g} ms is below its launch floor, {launch_us:g} us"
+                    )
+                if cold and card is not None and isinstance(work, Work):
+                    time = Time(rows, number, column, each, work)
+                    self._look(time, card, cold, _flushed(flush_mib, card))
 
     def _plain(self, times: Sequence[float | None], cold: float, floor: float) -> bool:
         """Whether all are there, and none is remarkable."""
@@ -141,46 +156,23 @@ class _Times:
             return False
         return 0 < cold <= min(closest, TOLERANCE) * fastest
 
-    def _look(
-        self,
-        row: Row,
-        times: Mapping[str, float | None],
-        work: Work | tuple[str, ...],
-        card: Card | None,
-        floor: float,
-        cold: float,
-    ) -> None:
-        """Judge times of one row one by one."""
-        for column, ms in times.items():
-            if ms is None:
-                continue
-            if not 0 < ms < math.inf:
-                self.unreal.append(f"{row.where}: {column} is {ms:g}")
-                continue
-            if ms < floor:
-                self.short.append(
-                    f"{row.where} ({cell_name(row)}): {SIDES[column]}'s {ms:g} ms is below its "
-                    f"launch floor, {row.launch_us:g} us"
-                )
-            if cold and isinstance(work, Work) and card is not None:
-                time = Time(row, column, ms, work)
-                small = 2 * work.bytes <= card.l2_bytes
-                if small or cold > TOLERANCE * ms:
-                    self._suspect(time, card, small)
-                if self.closest is None or cold > self.closest[0] * ms:
-                    self.closest = (cold / ms, time, card)
-
-    def _suspect(self, time: Time, card: Card, small: bool) -> None:
-        """Impossible, or possible from a warm L2 only, or `small` enough to lie in it."""
-        cold = dram_bound(time.work, card)
-        flushed = _flushed(time.row.flush_mib, card)
-        possible = cold if flushed else warm_bound(time.work, card, self.peaks.l2_limit(card))
-        if possible.ms > TOLERANCE * time.ms:
-            # a set far beyond the cache comes from DRAM: its own bound is the one to name
-            shown = possible if small else cold
-            self.beyond.append((shown.ms / time.ms, time, shown, card))
-        elif not flushed:
-            self.cached.append(time)
+    def _look(self, time: Time, card: Card, cold: float, flushed: bool) -> None:
+        """Judge one time, of a row that is to be looked at."""
+        small = 2 * time.work.bytes <= card.l2_bytes
+        if small or cold > TOLERANCE * time.ms:
+            # possible from a warm L2 only, or small enough to lie in it; or impossible
+            bound = dram_bound(time.work, card)
+            l2 = self.peaks.l2_limit(card)
+            possible = bound if flushed else warm_bound(time.work, card, l2)
+            if possible.ms > TOLERANCE * time.ms:
+                # a set far beyond the cache comes from DRAM: its own bound is the one to name
+                shown = possible if small else bound
+                self.beyond.append((shown.ms / time.ms, time, shown, card))
+            elif not flushed:
+                self.cached = self.cached or time
+                self.in_cache += 1
+        if self.closest is None or cold > self.closest[0] * time.ms:
+            self.closest = (cold / time.ms, time, card)
 
     def impossible(self) -> Iterator[Finding]:
         """What is no time, and the worst of those that no card reaches."""
@@ -216,8 +208,8 @@ class _Times:
     def doubtful(self) -> Iterator[Finding]:
         """What may be the cache's, or in another unit."""
         if self.cached:
-            time = self.cached[0]
-            more = f"; {counted(len(self.cached), 'such time')}." if len(self.cached) > 1 else "."
+            time = self.cached
+            more = f"; {counted(self.in_cache, 'such time')}." if self.in_cache > 1 else "."
             yield unverified(
                 f"{time} may be the L2 cache's: {time.work.bytes / 1e6:.3g} MB can stay in it, and "
                 + (

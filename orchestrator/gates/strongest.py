@@ -64,10 +64,12 @@ def _missed(family: Rows[BenchRow], level: Level) -> Iterator[Missed]:
     fastest: tuple[float, int, str] | None = None
     side = f"{level}_strongest"
     columns = family.columns("L", f"{side}_ms", side, f"{side}_lo", f"{side}_hi")
-    cells = sorted(enumerate(columns), key=_length, reverse=True)
+    cells = [(number, cell) for number, cell in enumerate(columns) if cell[1] is not None]
+    cells.sort(key=_length, reverse=True)
+    times = [cell[1] for _, cell in cells]
+    if times == sorted(times, reverse=True):
+        return  # no longer cell needs less
     for number, (length, ms, name, low, high) in cells:
-        if ms is None:
-            continue
         if fastest is not None and ms > fastest[0] * _SLACK and length < fastest[1]:
             best, longer, theirs = fastest
             wide = high / low if low and high else 1.0

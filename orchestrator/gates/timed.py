@@ -69,10 +69,16 @@ def on_a_card(
 class Time(NamedTuple):
     """One time of one side of a row."""
 
-    row: Row
+    rows: Rows[Row]
+    number: int
     column: str
     ms: float
     work: Work
+
+    @property
+    def row(self) -> Row:
+        """Whose time it is."""
+        return self.rows[self.number]
 
     @property
     def side(self) -> str:

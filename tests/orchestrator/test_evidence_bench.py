@@ -4,9 +4,10 @@ import math
 
 import pytest
 from evidence_samples import csv_of, row, write_csv
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kernels.bench import contract
 from kernels.bench.contract import CPU_INTERPRETER, ContractError, Table, read_table
 from orchestrator.evidence import EvidenceError
 from orchestrator.evidence import bench as module
@@ -201,3 +202,33 @@ def _read_or_refuse(data: bytes) -> None:
         assert all(number is None or math.isfinite(number) for number in numbers)
         assert not read.ok or None not in numbers[:4]
         assert isinstance(read.family, str)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.sampled_from(
+            ["1,2,3", "1,2,3", "1,2,3", "x,y,z", "", " a,b,c", "a,b,c", "1,2", "1,2,3,4", "#end,2",
+             '"1",2,3', "#end", ",,", "1,2,\r"]
+        )
+    ),
+    st.booleans(),
+)  # fmt: skip
+def test_blocks_hold_the_rows_that_are_there_one_by_one(monkeypatch, lines, ended):
+    monkeypatch.setattr(contract, "_BLOCK", 16)
+    text = "\n".join(["a,b,c", *lines]) + "\n" * ended
+
+    def by_block(records):
+        for numbers, columns in records.blocks():
+            yield from zip(numbers, map(list, zip(*columns, strict=True)), strict=True)
+
+    def read(records, rows):
+        found = []
+        try:
+            found += ((number, list(fields)) for number, fields in rows(records))
+        except ContractError as error:
+            return str(error)
+        return found, records.count, records.ended, records.problem
+
+    one_by_one = read(contract.Records(text, "x"), iter)
+    assert read(contract.Records(text, "x"), by_block) == one_by_one
