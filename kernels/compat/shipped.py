@@ -20,7 +20,9 @@ OTHER_DIMS = ((64, 64), (96, 96), (100, 100), (192, 128), (192, 192))
 """Some padded to a tile, one with rows that are 8-byte aligned only, and the paper's."""
 LONG = 4096
 """Keys, where the tuning table sets no bound."""
-ROWS = 512
+ROWS = 1024
+"""More than any bound of the tuning table."""
+FEW_ROWS = 256
 """Enough that none is split."""
 DOUBLE_BUFFER = replace(Flags(), double_buffer=True)
 
@@ -69,7 +71,7 @@ def _table(target: Target) -> Iterator[Shape]:
                 entry.Dv,
                 entry.H,
                 entry.L or LONG,
-                min(ROWS, entry.N or ROWS),
+                entry.N or ROWS,
                 dtype=torch.float16 if entry.bits == 16 else torch.float32,
                 kernel=entry.kernel,
             )
@@ -79,6 +81,7 @@ def _document() -> Iterator[Shape]:
     shape = Shape(*DOCUMENT_DIMS)
     yield shape
     yield replace(shape, length=1024)
+    yield replace(shape, rows=FEW_ROWS)
     yield replace(shape, flags=DOUBLE_BUFFER, kernel="ranges")
     yield replace(shape, lengths=True, kernel="dense")
     yield replace(shape, group=False, kernel="dense")
@@ -88,6 +91,7 @@ def _document() -> Iterator[Shape]:
 def _variants() -> Iterator[Shape]:
     for D, Dv in OTHER_DIMS:
         yield Shape(D, Dv)
+        yield Shape(D, Dv, rows=FEW_ROWS)
     shape = Shape(*DOCUMENT_DIMS)
     yield replace(shape, dtype=torch.bfloat16)
     yield replace(shape, group=False)

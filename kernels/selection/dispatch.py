@@ -76,7 +76,7 @@ def selection_attention(
         Q: `[B, S, G, h, Dk]`.
         K: `[B, G, S_kv, Dk]`.
         V: `[B, G, S_kv, Dv]`. On flex_attention a NaN or an infinity reaches the rows that select
-            a key of the same block of 128, on the other paths only those that select it.
+            a key of the same block of 64, on the other paths only those that select it.
         ranges: `[B, S, G, n, 2]`, clamped to `[0, S_kv]`; `end <= start` is empty.
         max_len: an upper bound on the keys a row selects, e.g. blocks x block size. The threshold
             is compared with it, and packed paths pad to it. None takes `S_kv`: reading the true

@@ -36,6 +36,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .block_lists import BLOCK, block_lists
 from .errors import (
     KernelBuildError,
     Misaligned,
@@ -46,9 +47,8 @@ from .errors import (
     UnsupportedShape,
 )
 from .packing import check_inputs, slot_capacity, wants_grad
+from .tuning import MAX_SPLITS, SPLIT_KEYS, split_count
 
-BLOCK = 128
-"""Keys that are read or skipped together."""
 MAX_SHAPES = 64
 """That a process compiles, those that fail to build among them."""
 MAX_ROWS = 32768
@@ -64,6 +64,10 @@ ALIGNMENT = 16
 
 _ROW_TILE = 128
 """Queries of a row are one tile of the block lists, however few."""
+_MMA_ROWS = 16
+"""Heads of a row that fill one operand of a matrix instruction."""
+_STAGES = (3, 2)
+"""Blocks in flight: as many as fit in shared memory."""
 
 _Shape = tuple[object, ...]
 
@@ -250,8 +254,36 @@ def _run(
             dynamo.maybe_mark_dynamic(blocks, 3)
         # behind its C++ kernel torch lets nothing follow in the same graph
         in_graph = max_len if Q.is_cuda else None
-        out: Tensor = attend(Q, K, V, bounds, counts, blocks, lengths, in_graph)
+        options = _kernel_options(Q.device, Q.element_size(), *Q.shape, V.shape[3])
+        out: Tensor = attend(Q, K, V, bounds, counts, blocks, lengths, in_graph, options)
     return out if in_graph == max_len else _without(out, lengths > max_len)
+
+
+@functools.cache
+def _kernel_options(
+    device: torch.device, itemsize: int, Z: int, H: int, h: int, Dk: int, Dv: int
+) -> dict[str, Any] | None:
+    """What flex_attention is to launch where torch's own choice is the slower one, or None.
+
+    For so few queries torch takes its kernel for decoding, which splits each row and combines the
+    parts. Where rows alone fill the device, the other kernel in tiles of 16 queries is faster: 1.04
+    to 1.8 times on an H200, N 256 and 1024, h 4 and 8, D 64 and 128
+    ([measured](../../reports/h200-2026-11-23/fallback.md)). Elsewhere nothing was measured, and
+    torch chooses.
+    """
+    if device.type != "cuda" or h > _MMA_ROWS:
+        return None
+    properties = torch.cuda.get_device_properties(device)
+    if split_count(Z * H, MAX_SPLITS * SPLIT_KEYS, properties.multi_processor_count) > 1:
+        return None
+    # 48 KB is what every card has
+    shared = getattr(properties, "shared_memory_per_block_optin", 48 * 1024)
+    sides = [_power_of_two(D) for D in (Dk, Dv)]
+    for stages in _STAGES:
+        if (stages * BLOCK * sum(sides) + _MMA_ROWS * sides[0]) * itemsize <= shared:
+            tiles = {"BLOCK_M": _MMA_ROWS, "BLOCK_N": BLOCK, "num_warps": 4, "num_stages": stages}
+            return {"FORCE_USE_FLEX_ATTENTION": True, **tiles}
+    return None
 
 
 def _many_shapes(config: Any) -> contextlib.AbstractContextManager[object]:
@@ -319,6 +351,7 @@ def masked_attention() -> Callable[..., Tensor]:
         blocks: Tensor,
         lengths: Tensor,
         max_len: int | None,
+        options: dict[str, Any] | None,
     ) -> Tensor:
         def selected(row: Tensor, group: Tensor, head: Tensor, key: Tensor) -> Tensor:  # noqa: ARG001
             found = (key >= bounds[row, group, 0, 0]) & (key < bounds[row, group, 0, 1])
@@ -335,57 +368,7 @@ def masked_attention() -> Callable[..., Tensor]:
             seq_lengths=(Q.shape[2], K.shape[2]),
             **forward_only,
         )
-        out: Tensor = flex.flex_attention(Q, K, V, block_mask=mask)
+        out: Tensor = flex.flex_attention(Q, K, V, block_mask=mask, kernel_options=options)
         return out if max_len is None else _without(out, lengths > max_len)
 
     return attend
-
-
-def block_lists(ranges: Tensor, K: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Which blocks of keys each row touches: three small kernels, in the row's ranges and blocks.
-
-    Args:
-        ranges: `[Z, H, n, 2]`.
-        K: `[..., S_kv, Dk]`, for its length.
-
-    Returns:
-        The ranges, `[Z, H, n, 2]` int32; the number of blocks, `[Z, H, 1]` int32; the blocks,
-        `[Z, H, 1, S_kv // BLOCK + 2]` int32, ascending, 0 beyond their number; the number of keys
-        that the row selects, `[Z, H]` int32.
-    """
-    S_kv = K.shape[2]
-    bounds = ranges.long().clamp(0, S_kv).int()
-    # counted in blocks, and once more in keys: [2, Z, H, n]
-    unit = BLOCK - (BLOCK - 1) * torch.arange(2, device=K.device, dtype=torch.int32)
-    unit = unit[:, None, None, None]
-    start, end = bounds.unbind(-1)
-    last = torch.where(end > start, end + unit - 1, start) // unit
-    begin, size, before, total = _disjoint(start // unit, last)
-    # at least two: a dimension of 1 would be compiled in
-    slots = torch.arange(S_kv // BLOCK + 2, device=K.device, dtype=torch.int32)[:, None]
-    offset = slots - before[0, ..., None, :]  # [Z, H, slots, n]
-    within = (offset >= 0) & (offset < size[0, ..., None, :])
-    blocks = torch.where(within, begin[0, ..., None, :] + offset, 0).sum(-1, dtype=torch.int32)
-    if ranges.dtype == torch.int32:  # as good to the mask, and not written once more
-        bounds = ranges
-    return bounds, total[0, ..., :1], blocks[..., None, :], total[1, ..., 0]
-
-
-def _disjoint(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`normalise_ranges` of `[..., n]`, but in the order they come in.
-
-    Each is compared with each, so that torch's compiler can fuse all; it could not fuse a sort.
-
-    Returns:
-        `[..., n]` each: where a range begins behind what those that start earlier cover, its size
-        then, the sum of their sizes, and the sum of all, which is the same for each.
-    """
-    at = torch.arange(start.shape[-1], device=start.device)
-    mine, others = start[..., :, None], start[..., None, :]
-    earlier = (others < mine) | ((others == mine) & (at < at[:, None]))  # [..., n, n]
-    covered_to = torch.where(earlier, end[..., None, :], 0).amax(-1)
-    begin = torch.maximum(start, covered_to)
-    size = (end - begin).clamp(min=0)
-    sizes = size[..., None, :].expand(earlier.shape)
-    before = torch.where(earlier, sizes, 0).sum(-1, dtype=torch.int32)
-    return begin, size, before, sizes.sum(-1, dtype=torch.int32)

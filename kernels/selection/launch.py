@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -38,6 +39,8 @@ cannot compile a scan, and on 8, Triton 3.1 spills registers."""
 CHUNK_RANGES = 16
 """Ranges that are compared with all of a row's at a time."""
 COMBINE_WARPS = 4
+VECTOR_BYTES = 16
+"""That a thread loads at once, at most."""
 
 _launched: ContextVar[list[str] | None] = ContextVar("launched", default=None)
 
@@ -106,6 +109,8 @@ def plan_launch(
     """
     H, D = Q.shape[-2:]
     rows = Q.numel() // (H * D)
+    # the tiles that are best for few rows spill registers where a key cannot be read by 16 bytes
+    whole = all(side * Q.element_size() % VECTOR_BYTES == 0 for side in (D, Dv))
     request = Request(
         form,
         8 * Q.element_size(),
@@ -113,7 +118,7 @@ def plan_launch(
         tile(Dv),
         H if group else 1,
         length,
-        rows,
+        rows if whole else sys.maxsize,
         torch.cuda.get_device_capability(Q.device) if Q.is_cuda else INTERPRETER,
     )
 

@@ -44,7 +44,16 @@ ROWS = {  # ranges[B, S, G, n, 2]
     "unordered": [[[[[280, 300], [0, 2], [128, 130]]]], [[[[256, 257], [1, 1], [5, 9]]]]],
     "clamped": [[[[[-50, 3], [290, 4000], [-9, -1]]], [[[-100, 5000], [400, 500], [300, 9]]]]],
     "around blocks": [
-        [[[[127, 128]]], [[[127, 129]]], [[[128, 129]]], [[[0, 128]]], [[[0, 129]]], [[[256, 300]]]]
+        [
+            [[[63, 64]]],
+            [[[63, 65]]],
+            [[[127, 128]]],
+            [[[127, 129]]],
+            [[[128, 129]]],
+            [[[0, 128]]],
+            [[[0, 129]]],
+            [[[256, 300]]],
+        ]
     ],
     "a block several times": [[[[[0, 1], [2, 3], [4, 5], [126, 130], [131, 132]]]]],
     "backwards": [[[[[200, 100], [299, -1], [130, 131]]]]],
@@ -84,7 +93,7 @@ def row(ranges, **options):
 
 class TestBlockLists:
     @pytest.mark.parametrize("name", ROWS)
-    @pytest.mark.parametrize("S_kv", [2, 127, 128, 129, 256, 300])
+    @pytest.mark.parametrize("S_kv", [2, 63, 64, 65, 127, 128, 129, 256, 300])
     def test_they_hold_what_the_ranges_touch(self, name, S_kv):
         check_lists(torch.tensor(ROWS[name]).flatten(0, 1), S_kv)
 
@@ -438,9 +447,10 @@ class TestOnAGpu:
     @pytest.mark.parametrize(
         ("h", "D", "Dv"), [(4, 64, 64), (8, 128, 128), (16, 192, 128), (5, 48, 80)]
     )
-    def test_shapes(self, h, D, Dv, dtype):
+    @pytest.mark.parametrize("B", [3, 160])  # too few rows for most devices, and enough
+    def test_shapes(self, B, h, D, Dv, dtype):
         case = selection(
-            spread_ranges(3, 1, 2, 8, 40, 1000), S_kv=1000, h=h, D=D, Dv=Dv, dtype=dtype
+            spread_ranges(B, 1, 2, 8, 40, 1000), S_kv=1000, h=h, D=D, Dv=Dv, dtype=dtype
         )
         out = selection_attention(*case, flags=Flags(), max_len=320)
         assert last_dispatch().path == "flex_attention", last_dispatch().reason

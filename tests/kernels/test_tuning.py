@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -146,6 +147,15 @@ class TestLaunch:
         )
         assert self.plan(randn(4, 16, 128), length=1024).splits == 16
         assert asked == [("dense", 1024), ("split", 64)]
+
+    @pytest.mark.parametrize(("D", "rows"), [(96, 256), (100, sys.maxsize)])
+    def test_tiles_for_few_rows_are_for_keys_read_by_16_bytes(self, D, rows, monkeypatch):
+        asked = []
+        monkeypatch.setattr(
+            launch, "launch_params", lambda r: asked.append(r.N) or LaunchParams(16, 16, 1, 3)
+        )
+        self.plan(randn(256, 4, D))
+        assert asked == [rows]
 
     def test_more_heads_than_a_program_serves(self):
         Q, K, V = (randn(*size, dtype=torch.float32) for size in ((2, 37, 16), *[(2, 70, 16)] * 2))
