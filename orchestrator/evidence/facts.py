@@ -28,7 +28,7 @@ fact cpus "$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null)"
 fact memory_kib "$(awk '$1 == "MemTotal:" {print $2}' /proc/meminfo 2>/dev/null)"
 fact disk_path "$directory"
 fact disk_kib "$(df -Pk "$directory" 2>/dev/null | awk 'NR == 2 {print $2, $4}')"
-fact python "$("$python" -c 'import platform; print(platform.python_version())' 2>/dev/null)"
+fact python "$("$python" -I -S -c 'import sys; print(sys.version.split()[0])' 2>/dev/null)"
 # A driver that hangs would keep the run waiting; where there is no timeout, there is none.
 limit=10; within="timeout -k 2 $limit"
 $within true >/dev/null 2>&1 || within=

@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 from orchestrator.transport.hostkeys import known_as
+from tests.integration.lab import POD_PATH
 from tests.integration.sshd import free_port, sshd_config
 
-STAND_INS = Path(__file__).parents[1] / "integration" / "bin"
-PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+PATH = f"{POD_PATH}:/usr/sbin:/sbin"
 
 
 class Server:
@@ -33,8 +33,7 @@ class Server:
             argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
             subprocess.run(argv, check=True, timeout=30)
         self._config = folder / "sshd_config"
-        path = f"{STAND_INS}:{PATH}"  # a pod with a GPU, as it says
-        self._config.write_text(sshd_config(folder, host, self.port, ("host",), PATH=path))
+        self._config.write_text(sshd_config(folder, host, self.port, ("host",), PATH=PATH))
 
     def start(self) -> None:
         sshd = shutil.which("sshd", path=PATH)

@@ -14,7 +14,7 @@ from orchestrator.transport.connection import Connection
 from orchestrator.transport.embedded import embedded_pod
 from orchestrator.transport.hostkeys import HostKeys
 from tests.integration.agents import Agent, eventually, processes_of
-from tests.integration.lab import Lab
+from tests.integration.lab import INTERPRETER, Lab
 from tests.integration.sshd import Sshd, private_sshd
 
 
@@ -39,7 +39,7 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
 @pytest.fixture(scope="session")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
     folder = tmp_path_factory.mktemp("embedded")
-    with embedded_pod(folder / "work", folder / "venv", "python3") as pod:
+    with embedded_pod(folder / "work", folder / "venv", str(INTERPRETER)) as pod:
         yield pod
 
 

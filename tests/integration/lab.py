@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +21,12 @@ from tests.integration.preloaded import Forked, preloaded
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]
 Process = subprocess.Popen[bytes] | Forked
+
+INTERPRETER = Path(sys.executable).resolve()
+"""This Python itself; the `python3` of the PATH may be a script that looks for one each time."""
+
+POD_PATH = f"{HERE / 'bin'}:{INTERPRETER.parent}:{os.environ['PATH']}"
+"""That of a pod with a GPU, as its `nvidia-smi` says."""
 
 
 @dataclass(frozen=True)
@@ -80,26 +88,41 @@ class Controller:
         return Outcome(code, self._out.read_text(), self._err.read_text(), self._runs_dir)
 
 
+@functools.cache
+def _fixture() -> tempfile.TemporaryDirectory[str]:
+    """The fixture repository, committed and pushed: made once a process, for labs to copy."""
+    made = tempfile.TemporaryDirectory(prefix="fixture-")
+    repo, origin = Path(made.name, "repo"), Path(made.name, "origin.git")
+    shutil.copytree(HERE / "fixture_repo", repo)
+    (repo / "kernels" / "bench").mkdir(parents=True)
+    shutil.copy(CHECKOUT / "kernels/bench/contract.py", repo / "kernels/bench")
+    (repo / ".gitignore").write_text("__pycache__/\n")
+    for arguments in (
+        ("init", "-q", "--template=", "-b", "main", "--bare", origin),
+        ("init", "-q", "--template=", "-b", "main", repo),
+        ("-C", repo, "config", "user.name", "Fixture"),
+        ("-C", repo, "config", "user.email", "fixture@example.invalid"),
+        ("-C", repo, "add", "-A"),
+        ("-C", repo, "commit", "-q", "-m", "fixture"),
+        ("-C", repo, "remote", "add", "origin", origin),
+        ("-C", repo, "push", "-q", "origin", "main"),
+    ):
+        subprocess.run(["git", *arguments], check=True)
+    return made
+
+
 class Lab:
     """A copy of the fixture repository with its own cache, temporary and state folders."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._begun = 0
-        self.repo = folder / "repo"
-        shutil.copytree(HERE / "fixture_repo", self.repo)
-        (self.repo / "kernels" / "bench").mkdir(parents=True)
-        shutil.copy(CHECKOUT / "kernels/bench/contract.py", self.repo / "kernels/bench")
-        (self.repo / ".gitignore").write_text("__pycache__/\n")
-        self.origin = folder / "origin.git"
-        subprocess.run(["git", "init", "-q", "-b", "main", "--bare", self.origin], check=True)
-        self.git("init", "-q", "-b", "main")
-        self.git("config", "user.name", "Fixture")
-        self.git("config", "user.email", "fixture@example.invalid")
-        self.git("add", "-A")
-        self.git("commit", "-q", "-m", "fixture")
-        self.git("remote", "add", "origin", str(self.origin))
-        self.git("push", "-q", "origin", "main")
+        self.repo, self.origin = folder / "repo", folder / "origin.git"
+        made = _fixture().name
+        for path in (self.repo, self.origin):
+            shutil.copytree(Path(made, path.name), path)
+        config = self.repo / ".git" / "config"
+        config.write_text(config.read_text().replace(made, str(folder)))
         self.runs_dir = folder / "runs"
         self.tmp = folder / "tmp"
         self.tmp.mkdir()
@@ -109,7 +132,7 @@ class Lab:
             "XDG_STATE_HOME": str(folder / "state"),
             "TMPDIR": str(self.tmp),
             "NO_COLOR": "1",
-            "PATH": f"{HERE / 'bin'}:{os.environ['PATH']}",  # a pod with a GPU, as it says
+            "PATH": POD_PATH,
         }
 
     def git(self, *arguments: str) -> str:
