@@ -233,32 +233,20 @@ def _own_bounds(rows: Rows[BenchRow]) -> list[float | None]:
 
 
 def _bounds(level: Level, basis: Basis, rows: Rows[BenchRow]) -> Sequence[float | None]:
-    # rows of one file mostly name one level and basis; each takes the next of its own
-    bounds = {
-        both: _bounds_alike(level, basis, some, own=both == (level, basis))
-        for both, some in rows.by("level", "basis").items()
-    }
-    if len(bounds) == 1:
-        return next(iter(bounds.values()))
-    following = {both: iter(some) for both, some in bounds.items()}
-    return [next(following[both]) for both in rows.columns("level", "basis")]
+    def of(some: Rows[BenchRow], *own: str | None) -> list[float | None]:
+        lows, ratios = some.column(f"{level}_{basis}_lo"), some.column("speedup")
+        if own == (level, basis):
+            pairs = zip(lows, some.column("speedup_lo"), strict=True)
+            lows = [other if low is None else low for low, other in pairs]
+        else:
+            times = some.columns(f"{level}_tri_ms", f"{level}_{basis}_ms")
+            ratios = [theirs / ours if ours and theirs else None for ours, theirs in times]
+        return [
+            ratio if low is not None and ratio is not None and ratio < low else low
+            for low, ratio in zip(lows, ratios, strict=True)
+        ]
 
-
-def _bounds_alike(
-    level: Level, basis: Basis, rows: Rows[BenchRow], *, own: bool
-) -> list[float | None]:
-    """Of rows that all name that level and basis as their `own`, or none of which does."""
-    lows, ratios = rows.column(f"{level}_{basis}_lo"), rows.column("speedup")
-    if own:
-        pairs = zip(lows, rows.column("speedup_lo"), strict=True)
-        lows = [other if low is None else low for low, other in pairs]
-    else:
-        times = rows.columns(f"{level}_tri_ms", f"{level}_{basis}_ms")
-        ratios = [theirs / ours if ours and theirs else None for ours, theirs in times]
-    return [
-        ratio if low is not None and ratio is not None and ratio < low else low
-        for low, ratio in zip(lows, ratios, strict=True)
-    ]
+    return rows.together(of, "level", "basis")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from itertools import repeat
+from operator import mul
 from typing import NamedTuple
 
 from orchestrator.evidence.cards import Card
@@ -55,14 +57,27 @@ def work(
     Dense rows of L keys have `keys = N * L`: then `bytes` is
     `N * (L * (D + Dv) + H * (D + Dv)) * itemsize`.
     """
+    return works(H, D, Dv, [N], [keys], dtype, assumed)[0]
+
+
+def works(
+    H: int,  # noqa: N803
+    D: int,  # noqa: N803
+    Dv: int,  # noqa: N803
+    rows: Sequence[int],
+    keys: Sequence[int],
+    dtype: str,
+    assumed: tuple[str, ...] = (),
+) -> list[Work]:
+    """Of cells that differ in their rows and keys only."""
     size = ITEMSIZE[dtype]
-    read = (keys * (D + Dv) + N * H * D) * size
-    return Work(read + N * H * Dv * size, read, 2 * H * keys * (D + Dv), dtype, assumed)
+    reads = [(k * (D + Dv) + n * H * D) * size for n, k in zip(rows, keys, strict=True)]
+    moved = [read + n * H * Dv * size for n, read in zip(rows, reads, strict=True)]
+    flops = [2 * H * k * (D + Dv) for k in keys]
+    return list(map(Work, moved, reads, flops, repeat(dtype), repeat(assumed)))
 
 
-_SHAPE = (
-    "N", "H", "D", "Dv", "L", "nspans", "dtype", "dist", "ragged", "form", "bytes", "flops",
-)  # fmt: skip
+_ALIKE = ("H", "D", "Dv", "dtype", "dist", "ragged", "form")
 
 
 def works_of(rows: Rows[Row]) -> Sequence[Work | tuple[str, ...]]:
@@ -76,8 +91,8 @@ def works_of(rows: Rows[Row]) -> Sequence[Work | tuple[str, ...]]:
     return rows.derived("work", _works)
 
 
-def _works(rows: Rows[Row]) -> list[Work | tuple[str, ...]]:
-    return [_work_of(*shape) for shape in rows.columns(*_SHAPE)]
+def _works(rows: Rows[Row]) -> Sequence[Work | tuple[str, ...]]:
+    return rows.together(_works_alike, *_ALIKE)
 
 
 def work_of(row: Row) -> Work | tuple[str, ...]:
@@ -85,34 +100,61 @@ def work_of(row: Row) -> Work | tuple[str, ...]:
     return works_of(Rows([row]))[0]
 
 
-def _work_of(
-    N: int | None,  # noqa: N803
+def _works_alike(
+    rows: Rows[Row],
     H: int | None,  # noqa: N803
     D: int | None,  # noqa: N803
     Dv: int | None,  # noqa: N803
-    L: int | None,  # noqa: N803
-    nspans: int | None,
     told_dtype: str | None,
     dist: str | None,
     ragged: str | None,
     form: str | None,
-    told_bytes: float | None,
-    told_flops: float | None,
-) -> Work | tuple[str, ...]:
-    if not (N and D and L):
-        return tuple(name for name, value in (("N", N), ("D", D), ("L", L)) if not value)
+) -> Sequence[Work | tuple[str, ...]]:
     dtype = told_dtype if told_dtype in ITEMSIZE else None
     assumed = () if dtype and H and Dv else _ASSUMED[not dtype, not H, not Dv]
-    most = work(N, H or 1, D, Dv or 0, N * L, dtype or _ASSUMED_DTYPE, assumed)
-    if _each_has_its_own(dist, ragged, form):
-        return most
+    # what is missing is put in its place below
+    counts = [N or 1 for N in rows.column("N")]
+    lengths = [L or 1 for L in rows.column("L")]
+    keys = list(map(mul, counts, lengths))
+    most = works(H or 1, D or 1, Dv or 0, counts, keys, dtype or _ASSUMED_DTYPE, assumed)
+    found: Sequence[Work | tuple[str, ...]] = most
+    if not _each_has_its_own(dist, ragged, form):
+        told = zip(most, counts, lengths, rows.columns("nspans", "bytes", "flops"), strict=True)
+        found = [
+            _shared(full, N, H or 1, D or 1, Dv or 0, L, nspans, moved, done, dist, ragged, form)
+            for full, N, L, (nspans, moved, done) in told
+        ]
+    if D and all(rows.column("N")) and all(rows.column("L")):
+        return found
+    needed = [(("N", N), ("D", D), ("L", L)) for N, L in rows.columns("N", "L")]
+    return [
+        tuple(name for name, value in each if not value) or work
+        for each, work in zip(needed, found, strict=True)
+    ]
+
+
+def _shared(
+    most: Work,
+    N: int,  # noqa: N803
+    H: int,  # noqa: N803
+    D: int,  # noqa: N803
+    Dv: int,  # noqa: N803
+    L: int,  # noqa: N803
+    nspans: int | None,
+    told_bytes: float | None,
+    told_flops: float | None,
+    dist: str | None,
+    ragged: str | None,
+    form: str | None,
+) -> Work | tuple[str, ...]:
+    """Of rows that differ in length or share a cache: what was written, if it can be."""
     if told_bytes is None or not 0 < told_bytes < math.inf:
         return ("bytes",)
     selected = _least_selected(N, L, nspans, dist, ragged)
-    least = work(N, H or 1, D, Dv or 0, selected, most.dtype)
+    least = work(N, H, D, Dv, selected, most.dtype)
     # rows that share a cache may all select the same keys: those of the longest row
     distinct = L if form == "decode" else selected
-    fewest = work(N, H or 1, D, Dv or 0, distinct, most.dtype).bytes
+    fewest = work(N, H, D, Dv, distinct, most.dtype).bytes
     told = min(max(int(told_bytes), fewest), most.bytes)
     flops = told_flops if told_flops is not None and 0 < told_flops < math.inf else 0
     return most._replace(
@@ -177,6 +219,15 @@ def dram_ms(todo: Work, card: Card) -> float:
     moving = todo.read_bytes / (card.dram_tb_per_s * _TERA_MS)
     computing = todo.flops / (card.tflops[todo.dtype] * _TERA_MS)
     return moving if moving >= computing else computing
+
+
+def dram_times(rows: Rows[Row], card: Card) -> Sequence[float]:
+    """`dram_ms` of each row, 0 where its work is not known."""
+
+    def of(rows: Rows[Row]) -> list[float]:
+        return [dram_ms(todo, card) if isinstance(todo, Work) else 0.0 for todo in works_of(rows)]
+
+    return rows.derived(f"dram_ms of {card.name}", of)
 
 
 def dram_bound(todo: Work, card: Card) -> Bound:

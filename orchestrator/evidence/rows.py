@@ -32,6 +32,7 @@ class Rows(Sequence[R_co], Generic[R_co]):
         self._row: Callable[[int], R_co] = given.__getitem__
         self._columns: dict[str, Sequence[Any]] = dict(columns or {})
         self._said: dict[tuple[str, ...], Set[Any]] = {}
+        self._told: dict[str, Sequence[Any]] = {}
         self._grouped: dict[tuple[str, ...], dict[Any, Rows[R_co]]] = {}
         self._find: Callable[[str], Sequence[Any]] = self._of_rows
         """Where a column comes from that is not in `_columns` yet."""
@@ -119,6 +120,24 @@ class Rows(Sequence[R_co], Generic[R_co]):
             self._columns[name] = of(self)
         return self._columns[name]
 
+    def together(self, of: Callable[..., Sequence[Any]], *names: str) -> Sequence[Any]:
+        """Something for each row, found at once for all that say the same of `names`.
+
+        `of` gets such rows and the values of `names`, and returns something for each of the rows.
+        """
+        groups = self.by(*names)
+        found = {said: of(some, *said) for said, some in groups.items()}
+        if len(groups) == 1:
+            return next(iter(found.values()))
+        following = {said: iter(each) for said, each in found.items()}
+        return [next(following[said]) for said in self.columns(*names)]
+
+    def told(self, name: str) -> Sequence[Any]:
+        """A column without the rows that say nothing."""
+        if name not in self._told:
+            self._told[name] = [value for value in self.column(name) if value is not None]
+        return self._told[name]
+
     def said(self, *names: str) -> Set[Any]:
         """The different things that rows say of `names`: values of one name, tuples of several."""
         if names not in self._said:
@@ -153,6 +172,12 @@ class Rows(Sequence[R_co], Generic[R_co]):
         if all(kept):
             return self
         return self._at(list(compress(range(self._count), kept)))
+
+    def telling(self, *names: str) -> Rows[R_co]:
+        """Those rows that say all of `names`."""
+        if all(len(self.told(name)) == self._count for name in names):
+            return self
+        return self.select([None not in values for values in self.columns(*names)])
 
     def by(self, *names: str) -> Mapping[Any, Rows[R_co]]:
         """Rows that say the same of `names`, by what they say; in the order of their first rows."""

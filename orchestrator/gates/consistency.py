@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from operator import attrgetter
 
 from kernels.bench.contract import DIGITS, RATIO_SLACK
 from orchestrator.evidence.bench import BASES, LEVELS, SIDES, BenchRow
@@ -35,17 +36,10 @@ _SPREAD = ("tri", "ref")
 
 def ratio_findings(rows: Rows[BenchRow]) -> Iterator[Finding]:
     """Whether times, speedups and intervals agree. Holds for the interpreter's too."""
-    zero = min(
-        (
-            number
-            for name in _TIMES
-            for number, ms in enumerate(rows.column(name))
-            if ms is not None and ms <= 0
-        ),
-        default=None,
-    )
-    if zero is not None:
-        yield invalid(f"{rows[zero].where}: a time that is not above zero.")
+    timeless = [rows.where(_no_time, name) for name in _TIMES if _no_time(_least(rows, name))]
+    if timeless:
+        first = min((some[0] for some in timeless), key=attrgetter("line"))
+        yield invalid(f"{first.where}: a time that is not above zero.")
         return
     for found in (
         _inconsistent(rows),
@@ -58,6 +52,14 @@ def ratio_findings(rows: Rows[BenchRow]) -> Iterator[Finding]:
     ):
         if found:
             yield invalid(found)
+
+
+def _no_time(ms: float | None) -> bool:
+    return ms is not None and ms <= 0
+
+
+def _least(rows: Rows[BenchRow], name: str) -> float | None:
+    return min(rows.told(name), default=None)
 
 
 def _inconsistent(rows: Rows[BenchRow]) -> str | None:
@@ -86,15 +88,19 @@ def _inconsistent(rows: Rows[BenchRow]) -> str | None:
 
 def _outside(rows: Rows[BenchRow]) -> str | None:
     """A speedup that lies outside its own interval: of the rows' own, and of all four."""
+    looked_at: list[list[Sequence[float]]] = []
     for name, bounds in BOUNDS.items():
-        for number, (low, high, ours, theirs) in enumerate(rows.columns(*bounds)):
-            if low is None or high is None or ours is None or theirs is None:
-                continue
+        some = rows.telling(*bounds)
+        columns = [some.column(column) for column in bounds]
+        if columns in looked_at:
+            continue  # the rows' own are one of the four
+        looked_at.append(columns)
+        for number, (low, high, ours, theirs) in enumerate(zip(*columns, strict=True)):
             value = theirs / ours
             slack = RATIO_SLACK * value
             if low - slack <= value <= high + slack and 0 < low <= high:
                 continue
-            where = rows[number].where
+            where = some[number].where
             if low <= 0:
                 return f"{where}: the lower bound of the {name}, {low:g}, is not above zero."
             return f"{where}: {name} {value:g} lies outside its own interval [{low:g}, {high:g}]."
@@ -107,6 +113,8 @@ def _untied(rows: Rows[BenchRow]) -> str | None:
         if (level, basis) not in _NAMED:
             continue
         for name, column in zip(_OWN, _NAMED[level, basis], strict=True):
+            if some.column(name) == some.column(column):
+                continue
             for number, (own, other) in enumerate(some.columns(name, column)):
                 if own == other or own is None or other is None:
                     continue
@@ -137,33 +145,38 @@ def _otherwise_named(rows: Rows[BenchRow]) -> str | None:
 def _too_varied(rows: Rows[BenchRow]) -> str | None:
     """Times that vary more than so many of one mean can, or not at all between quantiles."""
     for side in _SPREAD:
-        columns = rows.columns(f"{side}_cv", f"{side}_p10", f"{side}_p90", "iters")
-        for number, (varied, low, high, iters) in enumerate(columns):
-            if varied is None:
-                continue
-            if iters and varied > math.sqrt(iters) * (1 + DIGITS):
+        for row in rows.where(_odd, f"{side}_cv", "iters"):
+            varied, iters = getattr(row, f"{side}_cv"), row.iters
+            low, high = getattr(row, f"{side}_p10"), getattr(row, f"{side}_p90")
+            if varied:
                 return (
-                    f"{rows[number].where}: {side}_cv is {varied:g}; {iters} times of one mean "
-                    f"cannot vary by more than {math.sqrt(iters):.3g}."
+                    f"{row.where}: {side}_cv is {varied:g}; {iters} times of one mean "
+                    f"cannot vary by more than {math.sqrt(iters or 0):.3g}."
                 )
-            if varied == 0 and None not in (low, high) and high > low * (1 + DIGITS):
+            if None not in (low, high) and high > low * (1 + DIGITS):
                 return (
-                    f"{rows[number].where}: {side}_cv is 0, yet {side}_p10 and {side}_p90 are "
+                    f"{row.where}: {side}_cv is 0, yet {side}_p10 and {side}_p90 are "
                     f"{low:g} and {high:g}."
                 )
     return None
 
 
+def _odd(varied: float | None, iters: int | None) -> bool:
+    """More than so many times of one mean can vary, or not at all."""
+    if varied is None:
+        return False
+    return varied == 0 or bool(iters and varied > math.sqrt(iters) * (1 + DIGITS))
+
+
 def _off_middle(rows: Rows[BenchRow]) -> str | None:
     """A median that does not lie between the quantiles of its own times."""
     for side in _SPREAD:
-        columns = rows.columns(f"{side}_p10", f"{side}_ms", f"{side}_p90")
+        some = rows.telling(f"{side}_p10", f"{side}_ms", f"{side}_p90")
+        columns = some.columns(f"{side}_p10", f"{side}_ms", f"{side}_p90")
         for number, (low, middle, high) in enumerate(columns):
-            if low is None or middle is None or high is None:
-                continue
             if not 0 < low * (1 - DIGITS) <= middle <= high * (1 + DIGITS):
                 return (
-                    f"{rows[number].where}: {side}_ms, the median {middle:g}, does not lie between "
+                    f"{some[number].where}: {side}_ms, the median {middle:g}, does not lie between "
                     f"{side}_p10 and {side}_p90, {low:g} and {high:g}."
                 )
     return None

@@ -35,7 +35,8 @@ def error_findings(rows: Rows[BenchRow], limit: float) -> Iterator[Finding]:
 
     What a row does not say is not judged here.
     """
-    yield from _reference(rows, limit)
+    apart = rows.telling("mae", "ref_mae").where(_apart, "mae", "ref_mae")
+    yield from _reference(rows, apart, limit)
     for side, mean, largest in _SIDES:
         yield from _possible(rows, side, mean, largest)
     yield from _alike(rows)
@@ -63,7 +64,7 @@ def error_findings(rows: Rows[BenchRow], limit: float) -> Iterator[Finding]:
             + f"{named}.",
             "Look for one key too many or too few: tile borders first (63, 64, 65, 127, 129).",
         )
-    off = rows.where(_beyond_mean, "mae", "ref_mae", "dtype")
+    off = apart.where(_beyond_mean, "mae", "ref_mae", "dtype")
     if off and not large:
         named = listed(f"{row.mae:.1e} against {row.ref_mae:.1e} at L={row.L}" for row in off)
         yield _wrong_kernel(
@@ -73,8 +74,11 @@ def error_findings(rows: Rows[BenchRow], limit: float) -> Iterator[Finding]:
         )
 
 
-def _reference(rows: Rows[BenchRow], limit: float) -> Iterator[Finding]:
-    """Too wrong to be compared with, or too good to be of the same precision."""
+def _reference(rows: Rows[BenchRow], apart: Rows[BenchRow], limit: float) -> Iterator[Finding]:
+    """Too wrong to be compared with, or too good to be of the same precision.
+
+    `apart` are those rows whose mean errors differ by more than a factor.
+    """
     off = rows.where(lambda mae: mae is not None and not 0 <= mae <= limit, "ref_mae")
     if off:
         named = listed(f"MAE {row.ref_mae:.1e} at L={row.L}" for row in off)
@@ -86,7 +90,7 @@ def _reference(rows: Rows[BenchRow], limit: float) -> Iterator[Finding]:
         named = listed(f"{row.ref_max_err:.1e} at L={row.L}" for row in wild)
         yield reference_wrong(f"The reference's largest error against the fp64 oracle is {named}.")
     far = rows.where(_beyond, "ref_max_err", "max_err", "dtype")
-    far = far or rows.where(_beyond_mean, "ref_mae", "mae", "dtype")
+    far = far or apart.where(_beyond_mean, "ref_mae", "mae", "dtype")
     if far and not (off or wild):
         named = listed(
             f"{row.ref_mae or 0:.1e} and at most {row.ref_max_err or 0:.1e}, the kernel's are "
@@ -96,7 +100,7 @@ def _reference(rows: Rows[BenchRow], limit: float) -> Iterator[Finding]:
         yield reference_wrong(
             f"The reference's errors are far above the kernel's in the same precision: {named}."
         )
-    good = rows.where(_too_good, "ref_mae", "mae", "dtype")
+    good = apart.where(_too_good, "ref_mae", "mae", "dtype")
     if good:
         row = good[0]
         yield unverified(
@@ -194,6 +198,11 @@ def _beyond(ours: float | None, theirs: float | None, dtype: str | None) -> bool
     if ours is None or theirs is None or theirs < 0 or dtype not in ROUNDED_ERROR:
         return False
     return ours > 2 * theirs + ROUNDED_ERROR[dtype]
+
+
+def _apart(ours: float, theirs: float) -> bool:
+    """Whether the mean errors may be `_beyond_mean` or `_too_good`, whichever is the larger."""
+    return ours > MEAN_FACTOR * theirs or theirs > MEAN_FACTOR * ours
 
 
 def _beyond_mean(ours: float | None, theirs: float | None, dtype: str | None) -> bool:

@@ -10,11 +10,11 @@ one of them alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from orchestrator.evidence.bench import BenchRow
 from orchestrator.evidence.cards import find_card, is_slice
-from orchestrator.evidence.roofline import Work, dram_ms, works_of
+from orchestrator.evidence.roofline import dram_times
 from orchestrator.evidence.rows import Rows
 from orchestrator.gates.findings import Finding, counted, invalid, unverified
 from orchestrator.models.verdict import Reason
@@ -39,22 +39,18 @@ def level_findings(rows: Rows[BenchRow]) -> Iterator[Finding]:
     """What the levels of cells that were timed on a device say against each other."""
     yield from _measured_once(rows)
     weak = {"kernel": list[str](), "operator": list[str]()}
-    shapes = rows.columns("device", "form", "kernel_strongest_ms", "operator_strongest_ms")
-    for number, (work, (device, form, kernel, operator)) in enumerate(
-        zip(works_of(rows), shapes, strict=True)
-    ):
-        least = _least_ms(device, work) if form == "rows" else None
-        if least is None or not kernel or not operator:
+    least_ms = rows.together(_least_ms, "device", "form")
+    strongest = rows.columns("kernel_strongest_ms", "operator_strongest_ms")
+    for number, (least, (kernel, operator)) in enumerate(zip(least_ms, strongest, strict=True)):
+        if not least or not kernel or not operator:
             continue
-        limit = FACTORS["kernel"] * (least + LAUNCHES_MS)
-        if kernel > limit:
+        if kernel > FACTORS["kernel"] * (least + LAUNCHES_MS):
             row = rows[number]
             weak["kernel"].append(
                 f"{row.where} (L={row.L}): {row.kernel_strongest} takes {kernel:g} ms, where the "
                 f"card needs {least:.3g} ms for the bytes"
             )
-        limit = FACTORS["operator"] * (kernel + PASSES * least + LAUNCHES_MS)
-        if operator > limit:
+        if operator > FACTORS["operator"] * (kernel + PASSES * least + LAUNCHES_MS):
             row = rows[number]
             weak["operator"].append(
                 f"{row.where} (L={row.L}): {row.operator_strongest} takes {operator:g} ms, where a "
@@ -72,12 +68,13 @@ def level_findings(rows: Rows[BenchRow]) -> Iterator[Finding]:
             )
 
 
-def _least_ms(device: str | None, work: Work | tuple[str, ...]) -> float | None:
+def _least_ms(rows: Rows[BenchRow], device: str | None, form: str | None) -> Sequence[float]:
+    """What the card needs for the bytes of each row; 0 where nobody knows."""
     card = find_card(device or "")
     # of a slice nobody has the peaks
-    if card is None or is_slice(device or "") or not isinstance(work, Work):
-        return None
-    return dram_ms(work, card)
+    if form != "rows" or card is None or is_slice(device or ""):
+        return [0.0] * len(rows)
+    return dram_times(rows, card)
 
 
 def _measured_once(rows: Rows[BenchRow]) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from orchestrator.evidence.roofline import (
     Bound,
     Work,
     dram_bound,
-    dram_ms,
+    dram_times,
     implied_tb_per_s,
     warm_bound,
     works_of,
@@ -118,13 +118,13 @@ class _Times:
         """Judge the times in `columns` of rows on one card."""
         beside = rows.columns("launch_us", "flush_mib")
         times = rows.columns(*columns)
-        for number, (work, (launch_us, flush_mib), ms) in enumerate(
-            zip(works_of(rows), beside, times, strict=True)
+        least = dram_times(rows, card) if card is not None else [0.0] * len(rows)
+        for number, (work, cold, (launch_us, flush_mib), ms) in enumerate(
+            zip(works_of(rows), least, beside, times, strict=True)
         ):
             floor = _BELOW_LAUNCH * launch_us / 1e3 if launch_us else 0.0
-            cold, suspect = 0.0, False
+            suspect = False
             if card is not None and isinstance(work, Work):
-                cold = dram_ms(work, card)
                 suspect = 2 * work.bytes <= card.l2_bytes and not _flushed(flush_mib, card)
             # most rows are done with at this point
             if not suspect and self._plain(ms, cold, floor):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Iterator
 from operator import itemgetter
 
@@ -29,6 +30,7 @@ from orchestrator.gates.findings import (
 )
 from orchestrator.models.verdict import Reason, Verdict
 
+_CONTROL = ("aa_lo", "aa_hi")
 _SPREAD = ("iters", "tri_ms", "tri_p10", "tri_p90", "ref_ms", "ref_p10", "ref_p90")
 _NARROWEST = 0.05
 """Of the width that the spread implies. Sides that vary together have a steadier ratio; on an H200
@@ -153,13 +155,12 @@ def _sides(rows: Rows[BenchRow]) -> Iterator[Finding]:
             Reason.ONE_SIDED,
         )
     for side in SIDES:
-        columns = rows.columns(f"operator_{side}_ms", f"kernel_{side}_ms", "tri_cv", "ref_cv")
+        both = rows.telling(f"operator_{side}_ms", f"kernel_{side}_ms")
+        columns = both.columns(f"operator_{side}_ms", f"kernel_{side}_ms", "tri_cv", "ref_cv")
         cheap = [
-            (rows[number], whole, part)
+            (both[number], whole, part)
             for number, (whole, part, ours, theirs) in enumerate(columns)
-            if None not in (whole, part)
-            and whole < part
-            and whole < part * (1 - 3 * max(ours or 0, theirs or 0, NOISE))
+            if whole < part and whole < part * (1 - 3 * max(ours or 0, theirs or 0, NOISE))
         ]
         if side == "tri":
             # its operator path may well read the keys in place
@@ -181,38 +182,38 @@ def _sides(rows: Rows[BenchRow]) -> Iterator[Finding]:
 
 
 def _control(rows: Rows[BenchRow]) -> Iterator[Finding]:
-    control = list(rows.columns("aa_lo", "aa_hi"))
-    known = [(number, *both) for number, both in enumerate(control) if None not in both]
+    known = rows.telling(*_CONTROL)
     if len(known) < len(rows):
-        without = [row for row, both in zip(rows, control, strict=True) if None in both]
+        without = rows.where(lambda low, high: None in (low, high), *_CONTROL)
         yield unverified(
             f"There is no A/A control (aa_lo, aa_hi) at {lengths_of(without)}: that equal work is "
             "timed as equal is not shown.",
             "Measure with this project's benchmark, which times the reference against itself.",
         )
-    for number, low, high in known:
-        if not 0 < low <= high:
-            yield invalid(
-                f"{rows[number].where}: the A/A control [{low:g}, {high:g}] is no interval."
-            )
-            return
-    if len(known) > 1 and all(low == high for _, low, high in known):
+    none = known.where(lambda low, high: not 0 < low <= high, *_CONTROL)
+    if none:
+        yield invalid(
+            f"{none[0].where}: the A/A control [{none[0].aa_lo:g}, {none[0].aa_hi:g}] is no "
+            "interval."
+        )
+        return
+    if len(known) > 1 and not known.where(operator.ne, *_CONTROL):
         yield unverified(
             f"The A/A control has no width in all {len(known)} rows: two timings of one reference "
             "never agree in every digit, so it was not measured.",
             "Measure with this project's benchmark, which times the reference against itself.",
         )
-    off = [(rows[n].L, a, b) for n, a, b in known if not a - NOISE <= 1 <= b + NOISE]
+    off = known.where(lambda low, high: not low - NOISE <= 1 <= high + NOISE, *_CONTROL)
     if off:
-        named = listed(f"[{low:.3f}, {high:.3f}] at L={length}" for length, low, high in off)
+        named = listed(f"[{row.aa_lo:.3f}, {row.aa_hi:.3f}] at L={row.L}" for row in off)
         yield invalid(
             f"The reference timed against itself does not come out equal: {named}.",
             "The order of the sides or the clock favours one of them: look for a drift, or load.",
             Reason.MACHINE_DISTURBED,
         )
-    wide = [(rows[n].L, a, b) for n, a, b in known if b - a > WIDEST_CONTROL]
+    wide = known.where(lambda low, high: high - low > WIDEST_CONTROL, *_CONTROL)
     if wide:
-        named = listed(f"[{low:.3g}, {high:.3g}] at L={length}" for length, low, high in wide)
+        named = listed(f"[{row.aa_lo:.3g}, {row.aa_hi:.3g}] at L={row.L}" for row in wide)
         yield unverified(
             f"The A/A control is too wide to tell equal times from a speedup: {named}.",
             "Measure on a quiet machine, with more iterations.",
@@ -222,23 +223,29 @@ def _control(rows: Rows[BenchRow]) -> Iterator[Finding]:
 
 def _widths(rows: Rows[BenchRow]) -> Iterator[Finding]:
     """Intervals that are far narrower than the spread of the times allows."""
-    allowed = [_half_width(*row) for row in rows.columns(*_SPREAD)]
+    spread = rows.telling(*_SPREAD)
     for name, (lower, upper, *_) in BOUNDS.items():
+        told = spread.telling(lower, upper)
         # the spread is that of the row's own comparison; the others vary, that much is known
+        maybe = told if name == "speedup" else told.where(operator.ge, lower, upper)
         least = _NARROWEST if name == "speedup" else 0.0
-        narrow = [
-            number
-            for number, (width, (low, high)) in enumerate(
-                zip(allowed, rows.columns(lower, upper), strict=True)
-            )
-            if width > _STILL and low and high and (high - low) / (high + low) <= least * width
-        ]
+        narrow = maybe.select(
+            [
+                width > _STILL and low and high and high - low <= least * width * (high + low)
+                for width, (low, high) in zip(
+                    map(_half_width, *map(maybe.column, _SPREAD)),
+                    maybe.columns(lower, upper),
+                    strict=True,
+                )
+            ]
+        )
         if narrow:
-            row, low, high = rows[narrow[0]], *list(rows.columns(lower, upper))[narrow[0]]
+            row, (low, high) = narrow[0], next(narrow.columns(lower, upper))
+            allowed = next(map(_half_width, *map(narrow.column, _SPREAD)))
             yield unverified(
                 f"{row.where} (L={row.L}): the interval of the {name}, {low:g} to {high:g}, is far "
                 f"narrower than {row.iters} times that vary as tri_p10 to ref_p90 say allow: some "
-                f"{allowed[narrow[0]]:.1%} to either side; {counted(len(narrow), 'such row')}.",
+                f"{allowed:.1%} to either side; {counted(len(narrow), 'such row')}.",
                 "Look at how the benchmark computes the interval: it must come from the times of "
                 "the very iterations.",
             )
@@ -246,23 +253,21 @@ def _widths(rows: Rows[BenchRow]) -> Iterator[Finding]:
 
 
 def _half_width(
-    iters: int | None,
-    tri_ms: float | None,
-    tri_p10: float | None,
-    tri_p90: float | None,
-    ref_ms: float | None,
-    ref_p10: float | None,
-    ref_p90: float | None,
+    iters: int,
+    tri_ms: float,
+    tri_p10: float,
+    tri_p90: float,
+    ref_ms: float,
+    ref_p10: float,
+    ref_p90: float,
 ) -> float:
-    """Of the 95 % interval of a ratio of medians, relative; 0 where nothing is said of the spread.
+    """Of the 95 % interval of a ratio of medians, relative; 0 where there were no times.
 
     As of normal times, whose 10th and 90th percentile lie 2.56 deviations apart, and the deviation
     of whose median is 1.25 times that of their mean.
     """
-    if not (iters and tri_ms and ref_ms) or None in (tri_p10, tri_p90, ref_p10, ref_p90):
+    if not (iters and tri_ms and ref_ms):
         return 0.0
-    assert tri_p10 is not None and tri_p90 is not None  # noqa: S101, PT018 - just looked at
-    assert ref_p10 is not None and ref_p90 is not None  # noqa: S101, PT018
     spread = math.hypot((tri_p90 - tri_p10) / tri_ms, (ref_p90 - ref_p10) / ref_ms) / 2.56
     return 1.96 * 1.25 * spread / math.sqrt(iters)
 
