@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -192,14 +193,17 @@ class Rig:
             assert (self.run / f"sel_{step}.csv").read_bytes() == csv
 
 
+@dataclass(frozen=True)
 class Reference:
     """What a run amounts to when nothing goes wrong."""
 
-    def __init__(self, outcome: Outcome, rig: Rig) -> None:
-        self.decision = outcome.last["decision"]
-        self.csvs = rig.csvs()
-        self.events = rig.events()
-        self.seconds = at(self.events[-1]) - at(self.events[0])
+    decision: dict[str, Any]
+    csvs: dict[str, list[dict[str, str]]]
+    events: list[Event]
+
+    @property
+    def seconds(self) -> float:
+        return at(self.events[-1]) - at(self.events[0])
 
 
 def at(event: Event) -> float:

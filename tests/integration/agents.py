@@ -75,13 +75,18 @@ class Agent:
         return (self.dir / "log").read_text()
 
 
-def eventually(condition: Any, seconds: float = 30) -> bool:
+def eventually(condition: Any, seconds: float = 30, every: float = 0.01) -> bool:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.01)
+        time.sleep(every)
     return True
+
+
+def none_of(directory: Path) -> bool:
+    """Whether its processes end; looking through all there are is not done more than need be."""
+    return eventually(lambda: not processes_of(directory), every=0.05)
 
 
 def processes_of(directory: Path) -> list[str]:

@@ -13,7 +13,7 @@ from orchestrator.models.pod import Pod
 from orchestrator.transport.connection import Connection
 from orchestrator.transport.embedded import embedded_pod
 from orchestrator.transport.hostkeys import HostKeys
-from tests.integration.agents import Agent, eventually, processes_of
+from tests.integration.agents import Agent, none_of, processes_of
 from tests.integration.lab import INTERPRETER, Lab
 from tests.integration.sshd import Sshd, private_sshd
 
@@ -78,6 +78,6 @@ def python():
 @pytest.fixture
 def agent(python, tmp_path):
     yield Agent(python, tmp_path / "jobs" / "j1")
-    assert eventually(lambda: not processes_of(tmp_path)), processes_of(tmp_path)
+    assert none_of(tmp_path), processes_of(tmp_path)
     errors = tmp_path / "jobs" / "j1" / "agent.log"
     assert not errors.exists() or not errors.read_text()

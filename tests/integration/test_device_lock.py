@@ -26,7 +26,7 @@ from orchestrator.steps.base import Session, run_job
 from orchestrator.store.events import EventLog, read_events
 from orchestrator.store.paths import RunPaths
 from orchestrator.transport.connection import Connection
-from tests.integration.agents import LEAVES, Agent, eventually, every_python, processes_of
+from tests.integration.agents import LEAVES, Agent, eventually, every_python, none_of, processes_of
 from tests.integration.lab import Controller, Lab
 
 TIMES = (
@@ -66,7 +66,7 @@ def bench(tmp_path, python):
         made(job.name)("cancel")
         errors = job / "agent.log"
         assert not errors.exists() or not errors.read_text()
-    assert eventually(lambda: not processes_of(tmp_path)), processes_of(tmp_path)
+    assert none_of(tmp_path), processes_of(tmp_path)
 
 
 def interval(out: Path) -> tuple[float, float]:
@@ -414,5 +414,5 @@ def test_an_interrupted_wait_leaves_nothing_behind(labs, tmp_path):
     for controller in (second, first):
         controller.signal(signal.SIGINT)
         assert controller.end().code == 130
-    assert eventually(lambda: not processes_of(jobs)), processes_of(jobs)
+    assert none_of(jobs), processes_of(jobs)
     assert len(list(jobs.glob("*/.orchestrate/jobs/*/log"))) == 1

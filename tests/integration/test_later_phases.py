@@ -38,7 +38,9 @@ def test_enable_lands_one_line_on_a_branch_of_its_own(lab: Lab) -> None:
 def test_keep_off_writes_the_rationale_and_never_lowers_the_threshold(lab: Lab) -> None:
     done = lab.run(bench="loses")
     assert done.code == 0, done.stderr
+    assert done.last["verdict"] == "PASS"
     assert done.last["decision"]["outcome"] == "KEEP_OFF"
+    assert done.last["decision"]["min_L"] == 2048
     branch = f"orchestrate/{done.last['run_id']}"
     assert "sel_triton_min_L: 4096" in lab.git("show", f"{branch}:configs/base.yaml")
     assert "KEEP_OFF" in lab.git("show", f"{branch}:docs/why-off.md")
@@ -70,7 +72,9 @@ def test_a_good_variant_turns_keep_off_into_enable(lab: Lab) -> None:
 
 def test_undecided_lands_nothing(lab: Lab) -> None:
     done = lab.run(device="cpu-interpreter")
-    assert done.code == 4
+    assert (done.code, done.last["verdict"]) == (4, "NOT_VERIFIED")
+    assert done.last["decision"]["outcome"] == "UNDECIDED"
+    assert done.reasons == {"no-cuda-device"}
     assert done.last["phases"][5]["verdict"] is None
     assert "nothing may be landed" in done.last["phases"][5]["skipped"]
     assert lab.git("branch", "--list").split() == ["*", "main"]
@@ -79,7 +83,9 @@ def test_undecided_lands_nothing(lab: Lab) -> None:
 
 def test_a_crash_of_the_interpreter_is_diagnosed_and_lands_nothing(lab: Lab) -> None:
     done = lab.run(bench="aborts")
-    assert done.code == 1
+    assert (done.code, done.last["verdict"]) == (1, "FAIL")
+    assert done.last["decision"]["outcome"] == "UNDECIDED"
+    assert "job-failed" in done.reasons
     assert "SIGABRT" in done.stderr
     assert done.last["phases"][3]["verdict"] == "PASS"
     assert done.last["phases"][5]["verdict"] is None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from orchestrator.cli import after, inspect
-from orchestrator.cli.app import cli
+from orchestrator.cli.app import cli, main
 from orchestrator.cli.console import Lines, plain
 from orchestrator.cli.settings import parse_settings
 from orchestrator.config.pods import parse_address
@@ -73,11 +74,27 @@ def test_every_command_has_help(name: str) -> None:
         (("run", "--frobnicate"), "No such option"),
     ],
 )
-def test_bad_usage_is_exit_2_with_a_sentence(arguments: tuple[str, ...], message: str) -> None:
-    done = orchestrate(*arguments)
+def test_bad_usage_is_exit_2_with_a_sentence(
+    arguments: tuple[str, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(CHECKOUT)
+    monkeypatch.setattr(sys, "argv", ["orchestrate", *arguments])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process keeps its own
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_bad_usage_of_the_program_is_exit_2() -> None:
+    done = orchestrate("run", "--phase", "7")
     assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: --phase '7': there is no phase 7")
 
 
 def test_dry_run_prints_the_documents_commands_and_makes_nothing(tmp_path: Path) -> None:
