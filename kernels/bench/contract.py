@@ -395,7 +395,7 @@ class Records:
         return f"{self._name}, line {self._line}"
 
 
-_BLOCK = 2**16
+_BLOCK = 2**17
 """Characters that are split at once: few enough for the processor's cache."""
 _AT_ONCE = 256
 """And rows, where they are not."""

@@ -34,8 +34,8 @@ class Rows(Sequence[R_co], Generic[R_co]):
         self._said: dict[tuple[str, ...], Set[Any]] = {}
         self._told: dict[str, Sequence[Any]] = {}
         self._grouped: dict[tuple[str, ...], dict[Any, Rows[R_co]]] = {}
-        self._find: Callable[[str], Sequence[Any]] = self._of_rows
-        """Where a column comes from that is not in `_columns` yet."""
+        self._find: Callable[[str], Sequence[Any]] | None = None
+        """Where a column comes from that is not in `_columns` yet, if not from the rows."""
         self.kinds: frozenset[type] = frozenset(map(type, given))
         """Classes that the rows may be of."""
 
@@ -104,11 +104,9 @@ class Rows(Sequence[R_co], Generic[R_co]):
     def column(self, name: str) -> Sequence[Any]:
         """What each row says of `name`."""
         if name not in self._columns:
-            self._columns[name] = self._find(name)
+            find = self._find
+            self._columns[name] = find(name) if find else list(map(attrgetter(name), self))
         return self._columns[name]
-
-    def _of_rows(self, name: str) -> Sequence[Any]:
-        return list(map(attrgetter(name), self))
 
     def columns(self, *names: str) -> Iterator[tuple[Any, ...]]:
         """What each row says of all `names`, row by row."""
@@ -181,14 +179,14 @@ class Rows(Sequence[R_co], Generic[R_co]):
 
     def by(self, *names: str) -> Mapping[Any, Rows[R_co]]:
         """Rows that say the same of `names`, by what they say; in the order of their first rows."""
+        several = [name for name in names if len(self.said(name)) > 1]
+        if not several:  # not kept: rows that hold themselves are not freed when they should be
+            return dict.fromkeys(self.said(*names), self)
         if names not in self._grouped:
-            self._grouped[names] = self._groups(names)
+            self._grouped[names] = self._groups(names, several)
         return self._grouped[names]
 
-    def _groups(self, names: tuple[str, ...]) -> dict[Any, Rows[R_co]]:
-        several = [name for name in names if len(self.said(name)) > 1]
-        if not several:
-            return dict.fromkeys(self.said(*names), self)
+    def _groups(self, names: Sequence[str], several: Sequence[str]) -> dict[Any, Rows[R_co]]:
         if len(names) > 1 and len(several) == 1:
             (one,) = several
             at = names.index(one)

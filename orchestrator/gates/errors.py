@@ -186,8 +186,9 @@ def _no_mean(
     """No mean absolute error at all, or not one of outputs whose largest error is `top`."""
     if error is None or top is None:
         return error is not None and error < 0
-    most = max(error * (N * H * Dv) * (1 + DIGITS), AS_GOOD_AS_ZERO)
-    return error < 0 or not error * (1 - DIGITS) <= top <= most
+    if error < 0 or top < error * (1 - DIGITS):
+        return True
+    return top > error * (N * H * Dv) * (1 + DIGITS) and top > AS_GOOD_AS_ZERO
 
 
 def _wild(error: float | None, dtype: str | None) -> bool:
