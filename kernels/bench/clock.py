@@ -129,8 +129,12 @@ class _WallClock:
 class _Graph:
     """Passes in one CUDA graph, the L2 flushed before each, and the outputs of a replay."""
 
-    def __init__(self, graph: torch.cuda.CUDAGraph, outputs: Sequence[Sequence[Tensor]]) -> None:
+    def __init__(
+        self, graph: torch.cuda.CUDAGraph, outputs: Sequence[Sequence[Tensor]], calls: Calls
+    ) -> None:
         self.replay = graph.replay
+        self.calls = calls
+        """Kept: with them goes what they read, and a graph knows addresses only."""
         self.outputs = outputs
         self.passes = len(outputs)
 
@@ -216,7 +220,7 @@ class _CudaClock:
         graph, outputs = self._captured(lambda: self._forked(calls), passes)
         if self.flush_bytes and passes not in self._flushes:
             self._flushes[passes], _ = self._captured(list, passes)
-        return _Graph(graph, outputs)
+        return _Graph(graph, outputs, calls)
 
     def _captured(
         self, work: Callable[[], list[Tensor]], passes: int

@@ -125,6 +125,28 @@ def test_copies_differ_and_levels_agree():
         assert trial.errors([joined], first.oracle())[2] is None
 
 
+@pytest.mark.parametrize(
+    ("level", "name"),
+    [
+        ("kernel", "triton"),
+        ("kernel", "one_head.math"),
+        ("operator", "triton"),
+        ("operator", "index+one_head.math"),
+        ("operator", "mask+one_head.math"),
+    ],
+)
+def test_refilling_reaches_the_parts_of_all_streams(level, name):
+    first, second = (inputs("--dist", "many", "--ragged", copy=copy) for copy in (0, 1))
+    runs = {one.name: one.run for one in references.candidates(level, DEVICE)}
+    runs["triton"] = cells.triton_side(level, Flags())
+    parts = first.parts(level, 2)
+    first.refill(second)
+    assert first.parts(level, 2) is parts
+    assert torch.equal(first.oracle(), second.oracle())
+    out = torch.cat([runs[name](part) for part in parts])
+    assert trial.errors([out], second.oracle())[2] is None
+
+
 def first_key(Q, K, V, lengths=None):
     """SDPA with `is_causal` and one query: attends the first key only."""
     heads = [
