@@ -54,7 +54,7 @@ class Contender:
 
     def calls(self, copies: Sequence[Inputs], level: str, streams: int) -> list[list[Call]]:
         """One call per copy and stream."""
-        return [[self._call(part) for part in copy.parts(level, streams)] for copy in copies]
+        return [[self._call(part) for part in copy.at(level).split(streams)] for copy in copies]
 
     def _call(self, part: object) -> Call:
         def call() -> Tensor:

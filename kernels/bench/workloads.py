@@ -18,7 +18,7 @@ import itertools
 import math
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -212,36 +212,20 @@ class Inputs:
     """That any correct implementation must move: Q, each selected key and value, and the output."""
     flops: int
 
-    _parts: dict[tuple[str, int], list[PackedRows] | list[Selection]] = field(
-        default_factory=dict, repr=False
-    )
-
     def at(self, level: str) -> PackedRows | Selection:
         """The workload of a level."""
         return self.kernel if level == "kernel" else self.operator
 
-    def parts(self, level: str, streams: int) -> list[PackedRows] | list[Selection]:
-        """The workload of a level in one part per stream; the same parts each time."""
-        key = level, streams
-        if key not in self._parts:
-            self._parts[key] = self.at(level).split(streams)
-        return self._parts[key]
-
     def refill(self, other: Inputs) -> None:
-        """Overwrite all tensors, in place, with those of another copy of the same shape.
-
-        Those of `parts` too, which are not all views.
-        """
-        pairs: list[tuple[object, object]] = [
-            (self.kernel, other.kernel),
-            (self.operator, other.operator),
-        ]
-        for key, parts in self._parts.items():
-            pairs += zip(parts, other.parts(*key), strict=True)
-        for mine, theirs in pairs:
-            for name, target in vars(mine).items():
-                if isinstance(target, Tensor):
-                    target.copy_(getattr(theirs, name))
+        """Overwrite all tensors, in place, with those of another copy of the same shape."""
+        mine, theirs = self.kernel, other.kernel
+        pairs = [(mine.K_all, theirs.K_all), (mine.V_all, theirs.V_all)]
+        if mine.lengths is not None:  # padded, in memory of their own
+            pairs += [(mine.K, theirs.K), (mine.V, theirs.V)]
+        for name in ("Q", "K", "V", "ranges", "selected", "bounds"):
+            pairs.append((getattr(self.operator, name), getattr(other.operator, name)))
+        for target, source in pairs:
+            target.copy_(source)
 
     def oracle(self) -> Tensor:
         """`[N, H, Dv]` fp64, from the operator's tensors; the packed rows must give the same.

@@ -139,9 +139,8 @@ def test_refilling_reaches_the_parts_of_all_streams(level, name):
     first, second = (inputs("--dist", "many", "--ragged", copy=copy) for copy in (0, 1))
     runs = {one.name: one.run for one in references.candidates(level, DEVICE)}
     runs["triton"] = cells.triton_side(level, Flags())
-    parts = first.parts(level, 2)
+    parts = first.at(level).split(2)
     first.refill(second)
-    assert first.parts(level, 2) is parts
     assert torch.equal(first.oracle(), second.oracle())
     out = torch.cat([runs[name](part) for part in parts])
     assert trial.errors([out], second.oracle())[2] is None
