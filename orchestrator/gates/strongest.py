@@ -63,12 +63,13 @@ def _missed(family: Rows[BenchRow], level: Level) -> Iterator[Missed]:
     """From the longest cell on, against the fastest of those that are longer still."""
     fastest: tuple[float, int, str] | None = None
     side = f"{level}_strongest"
+    timed = [cell for cell in family.columns("L", f"{side}_ms") if cell[1] is not None]
+    times = [ms for _, ms in sorted(timed)]
+    if times == sorted(times):
+        return  # no longer cell needs less
     columns = family.columns("L", f"{side}_ms", side, f"{side}_lo", f"{side}_hi")
     cells = [(number, cell) for number, cell in enumerate(columns) if cell[1] is not None]
     cells.sort(key=_length, reverse=True)
-    times = [cell[1] for _, cell in cells]
-    if times == sorted(times, reverse=True):
-        return  # no longer cell needs less
     for number, (length, ms, name, low, high) in cells:
         if fastest is not None and ms > fastest[0] * _SLACK and length < fastest[1]:
             best, longer, theirs = fastest
