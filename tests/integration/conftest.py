@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.jobs.launcher import SshLauncher
 from orchestrator.models.pod import Pod
 from orchestrator.transport.connection import Connection
 from orchestrator.transport.embedded import embedded_pod
 from orchestrator.transport.hostkeys import HostKeys
 from tests.integration.agents import Agent, none_of, processes_of
 from tests.integration.lab import INTERPRETER, Lab
+from tests.integration.runners import Runner
 from tests.integration.sshd import Sshd, private_sshd
 
 
@@ -68,6 +70,11 @@ def connection(pod: Pod, host_keys: HostKeys) -> Iterator[Connection]:
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
     return Lab(tmp_path)
+
+
+@pytest.fixture
+def runner(pod: Pod, connection: Connection, tmp_path: Path) -> Runner:
+    return Runner(SshLauncher(connection, pod), connection, tmp_path)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from evidence_samples import RTX_4090, bench_rows, interpreted, row
 from hypothesis import given
 from hypothesis import strategies as st
 from judging import MACHINE, documented
-from test_reporting import complete
+from report_runs import complete
 
 from orchestrator.cli.app import cli
 from orchestrator.engine.judge import judge

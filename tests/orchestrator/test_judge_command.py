@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 from judging import FOREIGN, MACHINE, documented, judge, judged
-from test_reporting import complete
+from report_runs import complete
 
 from orchestrator.cli.app import cli
 from orchestrator.errors import UsageError

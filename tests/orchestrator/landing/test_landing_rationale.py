@@ -25,7 +25,7 @@ from orchestrator.store import runs
 from orchestrator.store.paths import RunPaths
 
 LENGTHS = (64, 128, 256)
-TEMPLATES = Path(__file__).parents[2] / "reports" / "templates"
+TEMPLATES = Path(__file__).parents[3] / "reports" / "templates"
 
 SHOWN = tuple(
     GateResult(gate=f"{kind} p.xml", verdict=Verdict.PASS, message="Fine.", measured={"n": 1})
