@@ -162,13 +162,7 @@ def _sides(rows: Rows[BenchRow]) -> Iterator[Finding]:
             for number, (whole, part, ours, theirs) in enumerate(columns)
             if whole < part and whole < part * (1 - 3 * max(ours or 0, theirs or 0, NOISE))
         ]
-        if side == "tri":
-            # its operator path may well read the keys in place
-            cheap = [
-                (row, whole, part)
-                for row, whole, part in cheap
-                if "ranges" not in (row.operator_launched or row.kernel or "")
-            ]
+        cheap = [found for found in cheap if not _in_place(side, found[0])]
         if cheap:
             row, whole, part = cheap[0]
             who = "Triton" if side == "tri" else f"The {side} reference"
@@ -179,6 +173,14 @@ def _sides(rows: Rows[BenchRow]) -> Iterator[Finding]:
                 "Check that operator level times all of it, from Q, K, V and ranges on.",
                 Reason.ONE_SIDED,
             )
+
+
+def _in_place(side: str, row: BenchRow) -> bool:
+    """Whether what a side runs at operator level packs nothing, so that it may well be faster."""
+    if side == "tri":
+        return "ranges" in (row.operator_launched or row.kernel or "")
+    name = row.operator_shipped if side == "shipped" else row.operator_strongest
+    return name == "flex_attention"
 
 
 def _control(rows: Rows[BenchRow]) -> Iterator[Finding]:

@@ -272,6 +272,8 @@ def test_a_side_whose_packing_costs_nothing_is_not_verified():
     times = {"kernel_shipped_ms": 0.4, "kernel_shipped_lo": 2.4, "kernel_shipped_hi": 2.6}
     result = refused(BENCH, bench(**times), NOT_VERIFIED, Reason.ONE_SIDED)
     assert result.message.startswith("The shipped reference is faster at operator level than at")
+    in_place = bench(**times, operator_shipped="flex_attention")
+    assert judged(BENCH, in_place).verdict is Verdict.PASS
 
 
 def test_triton_may_read_keys_in_place():
