@@ -266,10 +266,9 @@ def _kernel_options(
     """What flex_attention is to launch where torch's own choice is the slower one, or None.
 
     For so few queries torch takes its kernel for decoding, which splits each row and combines the
-    parts. Where rows alone fill the device, the other kernel in tiles of 16 queries is faster: 1.04
-    to 1.8 times on an H200, N 256 and 1024, h 4 and 8, D 64 and 128
-    ([measured](../../reports/h200-2026-11-23/fallback.md)). Elsewhere nothing was measured, and
-    torch chooses.
+    parts. Where rows alone fill the device, the other kernel, in tiles of 16 queries, takes less:
+    0.6 to 1.07 of that on an H200, 0.86 in the middle, N 256 and 1024, h 8, D 64 and 128
+    (reports/h200-2026-11-23-few/fallback.md). Nothing else was measured, and there torch chooses.
     """
     if device.type != "cuda" or h > _MMA_ROWS:
         return None

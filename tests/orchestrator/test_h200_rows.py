@@ -37,3 +37,14 @@ def test_honest_rows_are_accused_of_nothing_that_is_not_so() -> None:
     missed = [said for gate in found.gates for said in gate.measured.get("missed_strongest", [])]
     assert [said.partition(" (")[0] for said in missed] == MISSED
     assert found.decision.outcome is Outcome.UNDECIDED
+
+
+def test_rows_beside_the_fallback_that_ships_lack_only_the_other_half_and_telemetry() -> None:
+    found = judge_files([ROWS.with_name(f"{ROWS.name}-few") / "sel_dense.csv"])
+    assert [(g.gate, g.verdict.value, _said(g)) for g in found.gates] == [
+        ("physics sel_dense.csv", "PASS", []),
+        ("bench sel_dense.csv", "PASS", []),
+        ("machine sel_dense.csv", "NOT_VERIFIED", ["There is no telemetry of"]),
+        ("completeness matrix", "NOT_VERIFIED", ["There are no varlen measurements."]),
+    ]
+    assert found.decision.outcome is Outcome.UNDECIDED
