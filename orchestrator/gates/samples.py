@@ -26,6 +26,9 @@ HOTTEST_C = 90
 """Where cards begin to slow themselves down."""
 BUSY = 5
 """Percent of utilisation that a card in use reaches."""
+OTHER_CLOCK = 1.5
+"""Times the clock that a row records, or that part of it: its own readings and the samples of the
+same moments do not lie so far apart, whatever a boost or a power cap does in between."""
 ASLEEP = 0.5
 """Of the clock that the rows claim: a card that runs below it does not run those cells."""
 FASTEST_CLOCK = 1.05
@@ -127,13 +130,13 @@ class _Window(NamedTuple):
     """Its share of the maximum clock, where that was low."""
     too_fast: Sequence[str]
     """Clocks that the card cannot have."""
-    below: tuple[float, float] | None
-    """The clock, and the one that the cells' rows claim, where that is twice as much or more."""
+    other: tuple[float, float] | None
+    """The clock, and the one that the cells' rows record, where that is another."""
 
     @property
     def quiet(self) -> bool:
         """Nothing is to be said."""
-        return not (self.troubles or self.slow is not None or self.too_fast or self.below)
+        return not (self.troubles or self.slow is not None or self.too_fast or self.other)
 
 
 class _Gap(NamedTuple):
@@ -149,6 +152,13 @@ def _far_into(gap: _Gap, began: float, ended: float) -> bool:
     """Whether a cell ran far from both ends: the last one before a clock was set did not."""
     moment = min(max((gap.last + gap.then) / 2, began), ended)
     return min(moment - gap.last, gap.then - moment) > gap.far
+
+
+def _is_other(shares: Sequence[float]) -> bool:
+    """Whether samples show another clock than the rows, of which they are these shares."""
+    if len(shares) < ENOUGH:
+        return False
+    return not 1 / OTHER_CLOCK <= statistics.median(shares) <= OTHER_CLOCK
 
 
 @dataclass
@@ -170,8 +180,10 @@ class _Seen:
     """Of samples within a cell, by time: whether the card was at rest."""
     asleep: bool = True
     too_fast: list[str] = field(default_factory=list)
-    below: list[str] = field(default_factory=list)
-    """Cells whose samples have half the clock that the row claims, or less."""
+    other: list[str] = field(default_factory=list)
+    """Cells whose samples have another clock than their row."""
+    shares: list[float] = field(default_factory=list)
+    """Of the clock that the row records: of each sample within a cell."""
     gaps: list[str] = field(default_factory=list)
 
     def take(self, rows: Rows[Row]) -> None:
@@ -205,9 +217,9 @@ class _Seen:
         if window.slow is not None:
             self.slow.append(window.slow)
         self.too_fast += [f"{clocks} at {name}" for clocks in window.too_fast]
-        if window.below is not None:
-            clock, claimed = window.below
-            self.below.append(f"{clock:g} MHz at {name}, its row {claimed:g}")
+        if window.other is not None:
+            clock, told = window.other
+            self.other.append(f"{clock:g} MHz while {name} was timed, whose row says {told:g}")
 
     def _window(
         self,
@@ -229,13 +241,14 @@ class _Seen:
                 self.during[sample.when_ms] = sample.resting
                 if sm_mhz and sample.sm_mhz and sample.sm_mhz >= ASLEEP * sm_mhz:
                     self.asleep = False
-        below = None
-        if len(clocks) >= ENOUGH and sm_mhz:
-            clock = statistics.median(clocks)
-            below = (clock, sm_mhz) if clock < ASLEEP * sm_mhz else None
+        other = None
+        if sm_mhz:
+            shares = [clock / sm_mhz for clock in clocks]
+            self.shares += shares
+            other = (statistics.median(clocks), sm_mhz) if _is_other(shares) else None
         troubles, share = self._troubles(samples)
         slow = share if share is not None and share < LOWEST_CLOCK else None
-        return _Window(troubles, slow, too_fast, below)
+        return _Window(troubles, slow, too_fast, other)
 
     @cached_property
     def _long_gaps(self) -> list[_Gap]:
@@ -310,11 +323,17 @@ class _Seen:
                 f"{file} has clocks that the card cannot reach: {listed(self.too_fast, 2)}.",
                 "Look at how the telemetry was taken.",
             )
-        if self.below:
+        other = listed(self.other, 2)
+        if not other and _is_other(self.shares):  # where no cell has samples enough of its own
+            other = (
+                f"{statistics.median(self.shares):.0%} of what the rows say, over the "
+                f"{len(self.shares)} samples that were taken while cells were timed"
+            )
+        if other:
             yield unverified(
-                f"{file} shows half the clock that the rows claim, or less: "
-                f"{listed(self.below, 2)}.",
-                "Judge the rows with the telemetry of the card that they were timed on.",
+                f"{file} contradicts sm_mhz of the rows: the card ran at {other}.",
+                "Judge the rows with the telemetry of the card that they were timed on, and keep "
+                "their clocks as the benchmark wrote them.",
             )
         if self.gaps:
             yield unverified(

@@ -11,13 +11,23 @@ from orchestrator.evidence.canary import AFTER, BEFORE, PER_TERA, Canary, Probe
 from orchestrator.evidence.cards import Card, find_card, is_slice, same_card
 from orchestrator.evidence.foreign import Row
 from orchestrator.evidence.rows import Rows
-from orchestrator.gates.findings import Finding, invalid, listed, unverified
-from orchestrator.gates.timed import EARLIEST_MS, SLACK_MS, TOLERANCE, disturbed, of_another_card
+from orchestrator.gates.findings import Finding, counted, invalid, listed, unverified
+from orchestrator.gates.timed import (
+    EARLIEST_MS,
+    SLACK_MS,
+    TOLERANCE,
+    cell_name,
+    disturbed,
+    of_another_card,
+)
 from orchestrator.models.verdict import Reason
 
 DRIFT = 0.05
 LAUNCH_DRIFT = 0.5
 """A launch is a matter of the host too, and of microseconds."""
+OTHER_LAUNCH = 8
+"""Times a launch of the canary, or that part of it, that a row's launch floor is no more the same
+card's. On an H200 it was a third: the canary's holds the start of a graph."""
 REQUIRED_PROBES = ("copy", "gemm", "launch")
 UNITS = {
     "copy": tuple(PER_TERA),
@@ -52,6 +62,7 @@ def canary_findings(
     yield from _identity(rows, canary)
     yield from _when(rows, canary)
     yield from _values(rows, canary)
+    yield from _launches(rows, canary)
     yield from _drift(file, canary, measured)
 
 
@@ -168,6 +179,24 @@ def _peak(probe: Probe, card: Card) -> float | None:
         return max(card.tflops.values())
     tera = PER_TERA.get(probe.unit.lower())
     return None if tera is None else card.dram_tb_per_s / tera
+
+
+def _launches(rows: Rows[Row], canary: Canary) -> Iterable[Finding]:
+    """Launch floors of rows that cannot be those of the card whose launches the canary timed."""
+    times = [p.value for p in canary.probes if p.probe == "launch" and p.unit.lower() == "us"]
+    if not times:
+        return
+    least, most = min(times) / OTHER_LAUNCH, max(times) * OTHER_LAUNCH
+    far = rows.where(lambda us: us is not None and not least <= us <= most, "launch_us")
+    if far:
+        row = far[0]
+        yield unverified(
+            f"{row.where} ({cell_name(row)}): launch_us is {row.launch_us:g}, while a launch took "
+            f"{statistics.median(times):g} us in {canary.file}: on one card they are within "
+            f"{OTHER_LAUNCH} times of each other; {counted(len(far), 'such row')}.",
+            "Judge the rows with the canary that was written beside them, or measure both again.",
+            Reason.MACHINE_DISTURBED,
+        )
 
 
 def _drift(file: str, canary: Canary, measured: dict[str, JsonValue]) -> Iterable[Finding]:

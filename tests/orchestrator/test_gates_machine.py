@@ -441,7 +441,7 @@ def sampled(*times: float, sm: int = 2505):
     ("samples", "verdict", "says"),
     [
         (sampled(*range(-500, 2500, 100), sm=9000), Verdict.INVALID, "9000 of 2520 MHz"),
-        (sampled(*range(-500, 2500, 100), sm=300), Verdict.NOT_VERIFIED, "300 MHz at"),
+        (sampled(*range(-500, 2500, 100), sm=300), Verdict.NOT_VERIFIED, "300 MHz while"),
         (sampled(-400, -300, -200, -100, 4000, 4100), Verdict.NOT_VERIFIED, "has gaps of"),
         (sampled(-13e3, -10e3, -7e3, -4e3, 6e3, 9e3), Verdict.NOT_VERIFIED, "has gaps of"),
     ],
@@ -450,6 +450,78 @@ def test_clocks_and_gaps_that_tell_of_another_card(samples, verdict, says) -> No
     found = judged(samples)
     assert found.verdict is verdict
     assert says in found.message
+
+
+WHILE = tuple(range(0, 1500, 100))
+
+
+@pytest.mark.parametrize(
+    ("sampled_mhz", "row_mhz", "contradicted"),
+    [
+        (2505, 2520, False),
+        (1800, 2520, False),  # capped after the row's own reading
+        (1410, 2520, True),
+        (1410, 1410, False),
+        (2505, 1410, True),
+        (2000, 1410, False),
+    ],
+)
+def test_the_clock_of_a_row_is_held_against_the_samples_during_it(
+    sampled_mhz, row_mhz, contradicted
+) -> None:
+    found = judged(sampled(*WHILE, sm=sampled_mhz), sm_mhz=row_mhz)
+    assert found.verdict is (Verdict.NOT_VERIFIED if contradicted else Verdict.PASS), found.message
+    if contradicted:
+        assert "contradicts sm_mhz of the rows: the card ran at" in found.message
+        assert f"{sampled_mhz} MHz while dense" in found.message
+        assert f"was timed, whose row says {row_mhz}." in found.message
+
+
+def test_clocks_of_cells_shorter_than_a_period_are_held_against_all_samples() -> None:
+    starts = range(0, 5000, 1000)
+
+    def of(*, sm: int, cells: int = 5) -> GateResult:
+        rows = [
+            row("dense", 64 * (1 + at // 1000), began_ms=BEGAN + at, ended_ms=BEGAN + at + 50)
+            for at in starts[:cells]
+        ]
+        watched = sampled(*(at + 20 for at in starts), sm=sm)
+        return machine_gate("sel_dense.csv", bench_rows("dense", *rows), watched, canary())
+
+    found = of(sm=1410)
+    assert found.verdict is Verdict.NOT_VERIFIED
+    assert "56% of what the rows say, over the 5 samples" in found.message
+    assert of(sm=2505).verdict is Verdict.PASS
+    assert of(sm=1410, cells=2).verdict is Verdict.PASS  # too few to tell
+
+
+def test_samples_of_a_card_at_rest_say_nothing_of_a_clock() -> None:
+    idle = [_sample(BEGAN + at, sm=300, bits=0, busy=0, foreign=0) for at in WHILE[::2]]
+    busy = [_sample(BEGAN + at, sm=2505, bits=0, busy=97, foreign=0) for at in WHILE[1::2]]
+    head = (FIXTURES / "quiet.csv").read_text().partition("\n")[0]
+    both = parse_telemetry(("\n".join([head, *idle, *busy]) + "\n").encode(), "telemetry.csv")
+    assert judged(both).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    ("launch_us", "says"),
+    [
+        (2.5, None),
+        (0.8, None),
+        (15, None),
+        (20, "launch_us is 20, while a launch took 2.4 us in"),
+        (0.2, "launch_us is 0.2, while a launch took 2.4 us in"),
+        (None, None),
+    ],
+)
+def test_the_launch_floor_of_a_row_is_held_against_the_canarys(launch_us, says) -> None:
+    found = judged(launch_us=launch_us)
+    if says is None:
+        assert found.verdict is Verdict.PASS, found.message
+    else:
+        assert (found.verdict, found.reason) == (Verdict.NOT_VERIFIED, Reason.MACHINE_DISTURBED)
+        assert says in found.message
+        assert "1 such row." in found.message
 
 
 @pytest.mark.parametrize(
