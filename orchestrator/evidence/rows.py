@@ -123,12 +123,19 @@ class Rows(Sequence[R_co], Generic[R_co]):
 
         `of` gets such rows and the values of `names`, and returns something for each of the rows.
         """
-        groups = self.by(*names)
-        found = {said: of(some, *said) for said, some in groups.items()}
-        if len(groups) == 1:
+        one = len(names) == 1
+        found = {
+            said: of(some, said) if one else of(some, *said)
+            for said, some in self.by(*names).items()
+        }
+        if len(found) == 1:
             return next(iter(found.values()))
         following = {said: iter(each) for said, each in found.items()}
-        return [next(following[said]) for said in self.columns(*names)]
+        return [next(following[said]) for said in self._each(names)]
+
+    def _each(self, names: Sequence[str]) -> Iterable[Any]:
+        """What each row says: values of one name, tuples of several."""
+        return self.column(*names) if len(names) == 1 else self.columns(*names)
 
     def told(self, name: str) -> Sequence[Any]:
         """A column without the rows that say nothing."""
@@ -179,22 +186,21 @@ class Rows(Sequence[R_co], Generic[R_co]):
 
     def by(self, *names: str) -> Mapping[Any, Rows[R_co]]:
         """Rows that say the same of `names`, by what they say; in the order of their first rows."""
-        several = [name for name in names if len(self.said(name)) > 1]
-        if not several:  # not kept: rows that hold themselves are not freed when they should be
-            return dict.fromkeys(self.said(*names), self)
         if names not in self._grouped:
-            self._grouped[names] = self._groups(names, several)
+            self._grouped[names] = self._groups(names)
         return self._grouped[names]
 
-    def _groups(self, names: Sequence[str], several: Sequence[str]) -> dict[Any, Rows[R_co]]:
+    def _groups(self, names: Sequence[str]) -> dict[Any, Rows[R_co]]:
+        several = [name for name in names if len(self.said(name)) > 1]
+        if not several:
+            return dict.fromkeys(self.said(*names), self)
         if len(names) > 1 and len(several) == 1:
             (one,) = several
             at = names.index(one)
             key = next(iter(self.said(*names)))
             return {(*key[:at], own, *key[at + 1 :]): some for own, some in self.by(one).items()}
-        values = self.column(*names) if len(names) == 1 else self.columns(*names)
         groups: dict[Any, list[int]] = {}
-        for number, value in enumerate(values):
+        for number, value in enumerate(self._each(names)):
             groups.setdefault(value, []).append(number)
         return {value: self._at(numbers) for value, numbers in groups.items()}
 

@@ -129,3 +129,24 @@ def test_a_derived_column_is_computed_once():
     assert rows.derived("double", double) == rows.derived("double", double) == [128, 128, 256]
     assert rows.by("family")["a"].column("double") == [128, 256]
     assert computed == [3]
+
+
+def test_rows_that_tell_all_of_some_columns():
+    rows = Rows(CELLS)
+    assert rows.told("ms") == [1.0, 2.0]
+    assert rows.telling("ms", "L") == [CELLS[0], CELLS[2]]
+    assert rows.telling("L") is rows
+
+
+def test_what_is_found_together_comes_back_row_by_row():
+    looked_at = []
+
+    def shares(rows: Rows[Cell], family: str) -> list[str]:
+        looked_at.append(family)
+        total = sum(rows.column("L"))
+        return [f"{family} {length / total:.2f}" for length in rows.column("L")]
+
+    assert Rows(CELLS).together(shares, "family") == ["a 0.33", "b 1.00", "a 0.67"]
+    assert looked_at == ["a", "b"]
+    assert Rows(CELLS)[1:2].together(shares, "family") == ["b 1.00"]
+    assert Rows[Cell]().together(shares, "family") == []
