@@ -15,7 +15,7 @@ KERNEL_WORKERS ?= 2
 # Compiled modules are kept: the tests start the controller some hundred times.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-full check controller unit integration faults kernels compat compat-quick install schema clean
+.PHONY: card run test test-full check controller unit integration faults kernels compat compat-quick install schema clean
 
 run: $(VENV)/.run
 	@$(BIN)/python tests/make_run.py $(BIN)/orchestrate $(RUNS_DIR)
@@ -67,6 +67,17 @@ compat: $(CACHE)/.environment
 compat-quick: $(CACHE)/.environment
 	ORCHESTRATE_CACHE=$(CACHE) $(KERNELS_PYTHON) -m kernels.compat --quick \
 		--triton 3.1.0,3.6.0,3.9.0 --target sm_89,sm_90
+
+# The report of the GPU at hand, by a Python that has CUDA torch: some fifteen minutes.
+# make card OUT=reports/a-card PYTHON=python3
+card: BENCH = $(PYTHON) -m kernels.bench.bench_sel_triton --jobs 8 \
+	--matrix kernels/bench/matrices/document.json
+card:
+	mkdir -p $(OUT)
+	$(BENCH) --dist few --csv $(OUT)/sel_dense.csv
+	$(BENCH) --dist many --csv $(OUT)/sel_varlen.csv
+	$(PYTHON) -m kernels.bench.agreement --L_list 64,256,1024 --out $(OUT)/agreement.md
+	$(PYTHON) -m benchmarks.rows --dims 128 64 --lengths 64 256 1024 --csv $(OUT)/rows.csv
 
 install: $(VENV)/.run
 
