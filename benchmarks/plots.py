@@ -22,7 +22,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kernels.bench.contract import DEFAULT_MARGIN, ContractError, read_table
+from kernels.bench.bench_csv import read_table
+from kernels.bench.contract import DEFAULT_MARGIN, ContractError
 
 Row = Mapping[str, str]
 Shape = tuple[int, int, int]

@@ -32,7 +32,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kernels.bench.contract import BenchWriter, ContractError
+from kernels.bench.bench_csv import BenchWriter
+from kernels.bench.contract import ContractError
 from kernels.bench.options import Family, Options, parse
 from kernels.bench.process import COMMAND, Child
 

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kernels.bench.bench_csv import read_table
 from kernels.bench.contract import (
     DEFAULT_MARGIN,
     MAX_MAE,
@@ -30,7 +31,6 @@ from kernels.bench.contract import (
     Threshold,
     cell_of,
     columns,
-    read_table,
     shortfall,
     threshold,
 )

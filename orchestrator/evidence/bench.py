@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_type_hints
 
 from kernels.bench import contract
+from kernels.bench.bench_csv import Records
 from kernels.bench.contract import Cell
 from orchestrator.evidence.columns import Slice, families_of
 from orchestrator.evidence.errors import EvidenceError
@@ -278,7 +279,7 @@ def parse_bench(data: bytes, name: str = "CSV") -> BenchTable:
     """
     text = text_of(data, name, MAX_BYTES)
     try:
-        records = contract.Records(text, name)
+        records = Records(text, name)
         refuse_wide(records.columns, name, 1)
         for column in contract.DENSE_COLUMNS:
             if column not in records.columns:

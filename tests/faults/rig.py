@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from kernels.bench.contract import read_table
+from kernels.bench.bench_csv import read_table
 from tests.faults.proxy import Proxy
 from tests.faults.server import Server
 from tests.integration.lab import Controller, Lab, Outcome

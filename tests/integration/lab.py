@@ -95,7 +95,8 @@ def _fixture() -> tempfile.TemporaryDirectory[str]:
     repo, origin = Path(made.name, "repo"), Path(made.name, "origin.git")
     shutil.copytree(HERE / "fixture_repo", repo)
     (repo / "kernels" / "bench").mkdir(parents=True)
-    shutil.copy(CHECKOUT / "kernels/bench/contract.py", repo / "kernels/bench")
+    for name in ("contract.py", "bench_csv.py"):
+        shutil.copy(CHECKOUT / "kernels/bench" / name, repo / "kernels/bench")
     (repo / ".gitignore").write_text("__pycache__/\n")
     for arguments in (
         ("init", "-q", "--template=", "-b", "main", "--bare", origin),

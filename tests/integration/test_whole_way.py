@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from kernels.bench.contract import read_table
+from kernels.bench.bench_csv import read_table
 from tests.integration.sshd import Sshd
 
 CHECKOUT = Path(__file__).parents[2]

@@ -15,7 +15,8 @@ import torch
 from selection_cases import DEVICE, DEVICE_NAME
 
 from kernels.bench import bench_sel_triton
-from kernels.bench.contract import CANARY_COLUMNS, columns, read_table
+from kernels.bench.bench_csv import read_table
+from kernels.bench.contract import CANARY_COLUMNS, columns
 from kernels.bench.options import parse
 from kernels.bench.process import Child
 

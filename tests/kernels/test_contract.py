@@ -9,15 +9,14 @@ from pathlib import Path
 import pytest
 
 from kernels.bench import contract
+from kernels.bench.bench_csv import BenchWriter, read_table
 from kernels.bench.contract import (
     CPU_INTERPRETER,
-    BenchWriter,
     Cell,
     ContractError,
     cell_of,
     columns,
     family_of,
-    read_table,
     threshold,
 )
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
-from kernels.bench.contract import CONTRACT_VERSION, CPU_INTERPRETER, BenchWriter, columns
+from kernels.bench.bench_csv import BenchWriter
+from kernels.bench.contract import CONTRACT_VERSION, CPU_INTERPRETER, columns
 from orchestrator.evidence.bench import parse_bench
 
 RTX_4090 = "NVIDIA GeForce RTX 4090"

@@ -7,8 +7,9 @@ from evidence_samples import csv_of, row, write_csv
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kernels.bench import contract
-from kernels.bench.contract import CPU_INTERPRETER, ContractError, Table, read_table
+from kernels.bench import bench_csv
+from kernels.bench.bench_csv import Records, Table, read_table
+from kernels.bench.contract import CPU_INTERPRETER, ContractError
 from orchestrator.evidence import EvidenceError
 from orchestrator.evidence import bench as module
 from orchestrator.evidence.bench import BenchTable, parse_bench
@@ -215,7 +216,7 @@ def _read_or_refuse(data: bytes) -> None:
     st.booleans(),
 )  # fmt: skip
 def test_blocks_hold_the_rows_that_are_there_one_by_one(monkeypatch, lines, ended):
-    monkeypatch.setattr(contract, "_BLOCK", 16)
+    monkeypatch.setattr(bench_csv, "_BLOCK", 16)
     text = "\n".join(["a,b,c", *lines]) + "\n" * ended
 
     def by_block(records):
@@ -230,5 +231,5 @@ def test_blocks_hold_the_rows_that_are_there_one_by_one(monkeypatch, lines, ende
             return str(error)
         return found, records.count, records.ended, records.problem
 
-    one_by_one = read(contract.Records(text, "x"), iter)
-    assert read(contract.Records(text, "x"), by_block) == one_by_one
+    one_by_one = read(Records(text, "x"), iter)
+    assert read(Records(text, "x"), by_block) == one_by_one

@@ -5,7 +5,8 @@ import sys
 import time
 from pathlib import Path
 
-from kernels.bench.contract import CONTRACT_VERSION, BenchWriter
+from kernels.bench.bench_csv import BenchWriter
+from kernels.bench.contract import CONTRACT_VERSION
 
 ITERS = 10
 PROBES = (("copy", 900, "GB/s"), ("gemm", 150, "TFLOP/s"), ("launch", 3, "us"))
