@@ -18,6 +18,9 @@ from typing import Any
 
 from tests.integration.preloaded import Forked, preloaded
 
+# what a script puts into the background ignores Ctrl-C, and so would every command started here
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]
 Process = subprocess.Popen[bytes] | Forked
