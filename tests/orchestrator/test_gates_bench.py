@@ -177,6 +177,12 @@ def test_bench_of_the_interpreter_passes_without_timing():
             "kernel_strongest_ms 0.4 is above kernel_shipped_ms 0.3",
         ),
         ({"speedup_lo": -1}, INVALID, Reason.MALFORMED, "the speedup, -1, is not above zero"),
+        (
+            {"speedup_lo": -1, "speedup_hi": 1},
+            INVALID,
+            Reason.MALFORMED,
+            "the speedup, -1, is not above zero",
+        ),
         ({"kernel_shipped_lo": 0}, INVALID, Reason.MALFORMED, "is not above zero"),
         ({"tri_p10": 0.21}, INVALID, Reason.MALFORMED, "tri_ms, the median 0.2, does not lie"),
         ({"ref_p90": 0.29}, INVALID, Reason.MALFORMED, "ref_ms, the median 0.3, does not lie"),
