@@ -142,6 +142,8 @@ class Connection:
         plain = [name for name in security.key_types if "-cert-" not in name]
         # Without this a server with several keys would show one nobody has seen.
         security.key_types = sorted(plain, key=lambda name: name not in known)
+        # as OpenSSH would: one pass over the bytes in place of two, half as long for a large log
+        security.ciphers = sorted(security.ciphers, key=lambda name: "-gcm@" not in name)
         return transport
 
     def close(self) -> None:
