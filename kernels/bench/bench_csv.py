@@ -177,7 +177,8 @@ class Records:
     def _plain_columns(self) -> list[list[str]] | None:
         """Columns of the next lines, which are then behind us; None if some may be no rows."""
         end = self._text.rfind("\n", self._start, self._start + _BLOCK)
-        if not self._plain or self._end is not None or end < 0:
+        # of a single column an empty line would be a row
+        if not self._plain or self._end is not None or end < 0 or len(self.columns) < 2:
             return None
         block, width = self._text[self._start : end], len(self.columns)
         lines = block.split("\n")

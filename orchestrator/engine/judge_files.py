@@ -174,8 +174,8 @@ def _judge_bench(source: Source, given: Given, device: str | None, notes: list[s
         *gates,
         machine_gate(name, found, telemetry, canary),
     ]
-    said = dict.fromkeys(own or device for own in found.column("device"))
-    return _Judged(source.kind, gates, [name for name in said if name], found)
+    said = {own or device for own in found.said("device")}
+    return _Judged(source.kind, gates, sorted(filter(None, said)), found)
 
 
 def _understood(name: str, renamed: Mapping[str, str], unknown: Sequence[str]) -> Iterable[str]:
@@ -217,7 +217,7 @@ def _judge_card(
     broken: Sequence[GateResult], files: Sequence[_Judged], margin: float, *, one_of: int
 ) -> CardJudgement:
     rows = Rows.joined([judged.rows for judged in files])
-    devices = dict.fromkeys(name for judged in files if judged.rows for name in judged.devices)
+    devices = sorted({name for judged in files if judged.rows for name in judged.devices})
     tests = [gate for judged in files if judged.kind is Kind.JUNIT for gate in judged.gates]
     gates = [*broken]
     gates += (gate for judged in files if judged.kind is not Kind.JUNIT for gate in judged.gates)

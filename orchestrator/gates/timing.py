@@ -30,6 +30,10 @@ from orchestrator.gates.findings import (
 )
 from orchestrator.models.verdict import Reason, Verdict
 
+IN_PLACE = "flex_attention"
+"""The reference that gathers nothing at operator level."""
+AHEAD = 0.8
+"""Of the strongest at kernel level: on an H200 it took 1.1 times as long, or more."""
 _CONTROL = ("aa_lo", "aa_hi")
 _SPREAD = ("iters", "tri_ms", "tri_p10", "tri_p90", "ref_ms", "ref_p10", "ref_p90")
 _NARROWEST = 0.05
@@ -163,6 +167,7 @@ def _sides(rows: Rows[BenchRow]) -> Iterator[Finding]:
             if whole < part and whole < part * (1 - 3 * max(ours or 0, theirs or 0, NOISE))
         ]
         cheap = [found for found in cheap if not _in_place(side, found[0])]
+        yield from _too_good(both, side)
         if cheap:
             row, whole, part = cheap[0]
             who = "Triton" if side == "tri" else f"The {side} reference"
@@ -175,12 +180,38 @@ def _sides(rows: Rows[BenchRow]) -> Iterator[Finding]:
             )
 
 
+def _too_good(rows: Rows[BenchRow], side: str) -> Iterator[Finding]:
+    """A reference that reads in place, and is far ahead of the strongest with packed keys.
+
+    Both read the same keys, so one of the two is not what it says.
+    """
+    if side == "tri":
+        return
+    columns = rows.columns(f"operator_{side}_ms", "kernel_strongest_ms", f"operator_{side}")
+    ahead = [
+        rows[number]
+        for number, (whole, packed, name) in enumerate(columns)
+        if name == IN_PLACE and packed and whole < AHEAD * packed
+    ]
+    if ahead:
+        row = ahead[0]
+        yield unverified(
+            f"The {side} reference at operator level, {IN_PLACE}, takes less than {AHEAD:g} of "
+            f"what the strongest at kernel level takes for the same keys in {len(ahead)} of "
+            f"{len(rows)} cells ({getattr(row, f'operator_{side}_ms'):g} ms against "
+            f"{row.kernel_strongest_ms:g} ms at L={row.L}): one of them is not what it says.",
+            "See that the operator's reference reads all selected keys, and which references were "
+            "tried at kernel level.",
+            Reason.ONE_SIDED,
+        )
+
+
 def _in_place(side: str, row: BenchRow) -> bool:
     """Whether what a side runs at operator level packs nothing, so that it may well be faster."""
     if side == "tri":
         return "ranges" in (row.operator_launched or row.kernel or "")
     name = row.operator_shipped if side == "shipped" else row.operator_strongest
-    return name == "flex_attention"
+    return name == IN_PLACE
 
 
 def _control(rows: Rows[BenchRow]) -> Iterator[Finding]:

@@ -282,6 +282,14 @@ def test_a_side_whose_packing_costs_nothing_is_not_verified():
     assert judged(BENCH, in_place).verdict is Verdict.PASS
 
 
+def test_a_reference_that_reads_in_place_reads_the_same_keys():
+    ahead = {"operator_shipped": "flex_attention", "kernel_strongest_ms": 0.39}
+    ahead |= {"kernel_strongest_lo": 2.4, "kernel_strongest_hi": 2.5, "kernel_shipped_ms": 0.4}
+    ahead |= {"kernel_shipped_lo": 2.4, "kernel_shipped_hi": 2.6}
+    result = refused(BENCH, bench(**ahead), NOT_VERIFIED, Reason.ONE_SIDED, "less than 0.8 of")
+    assert "0.3 ms against 0.39 ms" in result.message
+
+
 def test_triton_may_read_keys_in_place():
     changes = {"kernel_tri_ms": 0.3, "kernel_shipped_lo": 0.98, "kernel_shipped_hi": 1.02}
     changes |= {"kernel_strongest_lo": 0.94, "kernel_strongest_hi": 0.98}

@@ -63,6 +63,7 @@ def with_neighbour(own: tuple[str, str] | None = None, **other: int):
         ),
         ([(",150,", ",1,"), (",148.5,", ",1,")], "gemm of 1 TFLOP/s is 0% of what"),
         ([(",2.4,", ",5000,")], "no launch takes 5000 us"),
+        ([(",2.4,", ",0.11,")], "no launch takes 0.11 us"),
     ],
 )
 def test_a_canary_far_below_its_card_shows_another_state(changes, says) -> None:
@@ -253,6 +254,34 @@ def test_a_card_at_rest_ran_no_cells() -> None:
     found = judged(asleep, ended_ms=BEGAN + 3000)
     assert (found.verdict, found.reason) == (Verdict.INVALID, Reason.MACHINE_DISTURBED)
     assert "at rest in all of the 4 samples" in found.message
+
+
+@pytest.mark.parametrize(("awake", "verdict"), [(1, Verdict.NOT_VERIFIED), (4, Verdict.PASS)])
+def test_a_sample_or_two_do_not_wake_a_card(awake: int, verdict: Verdict) -> None:
+    lines = [
+        _sample(BEGAN + 50 * number, sm=2505, bits=0, busy=98 * (number < awake), foreign=0)
+        for number in range(30)
+    ]
+    head = (FIXTURES / "quiet.csv").read_text().partition("\n")[0]
+    text = "\n".join([head, *lines]) + "\n"
+    found = judged(parse_telemetry(text.encode(), "telemetry.csv"))
+    assert found.verdict is verdict, found.message
+    if awake == 1:
+        assert "at rest in 29 of the 30 samples" in found.message
+
+
+def test_one_odd_launch_of_the_canary_vouches_for_no_row() -> None:
+    odd = "".join(
+        f"{when},launch,{us},us,{RTX_4090},,,,,,{at}\n"
+        for when, at in (("before", BEGAN - 1000), ("after", BEGAN + 5000))
+        for us in (0.3, 900)
+    )
+    text = edited("steady.canary.csv").decode()
+    rows, mark, _ = text.partition("#end")
+    count = len(rows.splitlines()) - 1 + odd.count("\n")
+    probes = parse_canary(f"{rows}{odd}{mark},{count}\n".encode())
+    found = judged(probes=probes, launch_us=100)
+    assert "launch_us is 100, while a launch took 2.4 us in" in found.message
 
 
 def test_a_card_that_its_driver_calls_idle_ran_no_cells() -> None:
