@@ -20,6 +20,7 @@ from torch import Tensor
 from . import kernel
 from .errors import KernelBuildError
 from .flags import Flags
+from .limits import ALIGNMENT_BYTES
 from .tuning import (
     DOUBLE_BUFFER_STAGES,
     INTERPRETER,
@@ -39,8 +40,6 @@ cannot compile a scan, and on 8, Triton 3.1 spills registers."""
 CHUNK_RANGES = 16
 """Ranges that are compared with all of a row's at a time."""
 COMBINE_WARPS = 4
-VECTOR_BYTES = 16
-"""That a thread loads at once, at most."""
 
 _launched: ContextVar[list[str] | None] = ContextVar("launched", default=None)
 
@@ -110,7 +109,7 @@ def plan_launch(
     H, D = Q.shape[-2:]
     rows = Q.numel() // (H * D)
     # the tiles that are best for few rows spill registers where a key cannot be read by 16 bytes
-    whole = all(side * Q.element_size() % VECTOR_BYTES == 0 for side in (D, Dv))
+    whole = all(side * Q.element_size() % ALIGNMENT_BYTES == 0 for side in (D, Dv))
     request = Request(
         form,
         8 * Q.element_size(),

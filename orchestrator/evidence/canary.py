@@ -51,10 +51,14 @@ class Canary:
         return max(found, default=None)
 
     @property
+    def launches_us(self) -> list[float]:
+        """All launches that were measured."""
+        return [p.value for p in self.probes if p.probe == "launch" and p.unit.lower() == "us"]
+
+    @property
     def launch_us(self) -> float | None:
         """Shortest launch that was measured; None where it was not."""
-        found = [p.value for p in self.probes if p.probe == "launch" and p.unit.lower() == "us"]
-        return min(found, default=None)
+        return min(self.launches_us, default=None)
 
 
 def parse_canary(data: bytes, name: str = "canary.csv") -> Canary:

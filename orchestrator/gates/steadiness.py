@@ -182,10 +182,9 @@ def _peak(probe: Probe, card: Card) -> float | None:
 
 def _launches(rows: Rows[Row], canary: Canary) -> Iterable[Finding]:
     """Launch floors of rows that cannot be those of the card whose launches the canary timed."""
-    times = [p.value for p in canary.probes if p.probe == "launch" and p.unit.lower() == "us"]
-    if not times:
+    if not canary.launches_us:
         return
-    middle = statistics.median(times)
+    middle = statistics.median(canary.launches_us)
     least, most = middle / OTHER_LAUNCH, middle * OTHER_LAUNCH
     far = rows.where(lambda us: us is not None and not least <= us <= most, "launch_us")
     if far:

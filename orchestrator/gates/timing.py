@@ -187,12 +187,10 @@ def _too_good(rows: Rows[BenchRow], side: str) -> Iterator[Finding]:
     """
     if side == "tri":
         return
-    columns = rows.columns(f"operator_{side}_ms", "kernel_strongest_ms", f"operator_{side}")
-    ahead = [
-        rows[number]
-        for number, (whole, packed, name) in enumerate(columns)
-        if name == IN_PLACE and packed and whole < AHEAD * packed
-    ]
+    ahead = rows.where(
+        lambda whole, packed, name: name == IN_PLACE and packed and whole < AHEAD * packed,
+        f"operator_{side}_ms", "kernel_strongest_ms", f"operator_{side}",
+    )  # fmt: skip
     if ahead:
         row = ahead[0]
         yield unverified(
