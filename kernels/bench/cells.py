@@ -260,7 +260,9 @@ def _time(
     # A/A: each that may become the reference once more, as a side of its own
     level = levels[family.level]
     for twin in level.references if family.basis == "strongest" else [level.shipped]:
-        calls[CONTROL + level.key(twin)] = twin.calls(copies, level.name, family.streams)
+        control = CONTROL + level.key(twin)
+        calls[control] = twin.calls(copies, level.name, family.streams)
+        ratios.append((level.key(twin), control))
     clock = clock_for(machine.device, family.streams)
     sampler = machine.sampler()
     timed = time_all(

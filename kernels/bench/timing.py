@@ -38,8 +38,10 @@ Copies = Sequence[Sequence[Call]]
 STABLE = 0.02
 """Largest change of every median between two batches of warm-up that counts as stable."""
 MAX_WARMUPS = 5
+ENOUGH = 0.01
+"""Width of the widest interval, relative to its middle, at which timing stops ..."""
 NARROW = 0.02
-"""Width of an interval, relative to its middle, at which timing may stop."""
+"""... and at which it is said that it did not settle, where that many iterations did not do."""
 MAX_FACTOR = 4
 """Timing stops after this many times the iterations asked for, settled or not."""
 REPLAY_MS = 0.2
@@ -112,10 +114,11 @@ def time_all(
         rounds.run(iters)
         timed = rounds.done - began
         samples = rounds.times()
-        wide = _too_wide(samples, ratios)
-        if not wide or timed < MIN_ITERS or timed >= MAX_FACTOR * iters:
+        if timed < MIN_ITERS or timed >= MAX_FACTOR * iters:
             break
-    doubts += wide
+        if _widest(samples, ratios) <= ENOUGH:
+            break
+    doubts += _too_wide(samples, ratios)
     waited = clock.late / (timed * len(contenders))
     if waited > 1 - MOSTLY:
         doubts.append(f"the device waited for Python in {waited:.0%} of the iterations")
@@ -151,13 +154,18 @@ def _too_wide(
     rounds = len(next(iter(samples.values())))
     if rounds < MIN_ITERS:
         return [f"{rounds} iterations are too few for an interval"]
+    widest = _widest(samples, ratios)
+    if widest <= NARROW:
+        return []
+    return [f"after {rounds} iterations the widest interval is still {widest:.1%}"]
+
+
+def _widest(samples: Mapping[str, Sequence[float]], ratios: Sequence[tuple[str, str]]) -> float:
     widest = 0.0
     for above, below in ratios:
         low, high = ratio_interval(samples[above], samples[below])
         widest = max(widest, 2 * (high - low) / (high + low))
-    if widest <= NARROW:
-        return []
-    return [f"after {rounds} iterations the widest interval is still {widest:.1%}"]
+    return widest
 
 
 class _Rounds:

@@ -11,7 +11,7 @@ import torch
 from kernels.bench import clocks
 from kernels.bench.clock import clock_for
 from kernels.bench.intervals import median, quantile, ratio_interval, variation
-from kernels.bench.timing import MAX_WARMUPS, time_all
+from kernels.bench.timing import ENOUGH, MAX_WARMUPS, NARROW, time_all
 
 
 class Stopwatch:
@@ -82,6 +82,11 @@ def test_contenders_take_turns_on_rotating_copies():
     assert timed.started == {"A": 4, "B": 4, "C": 4}
 
 
+def interval_width(timed):
+    low, high = ratio_interval(timed.samples["B"], timed.samples["A"])
+    return 2 * (high - low) / (high + low)
+
+
 def two(a, b, order=None):
     order = [] if order is None else order
     return {"A": [[side(order, "A", a)]], "B": [[side(order, "B", b)]]}
@@ -97,6 +102,13 @@ def test_goes_on_while_the_interval_is_wide_and_says_so():
     timed = time_all(two(noisy, [2.0]), [("B", "A")], clock=Stopwatch(), iters=10, warmup=0)
     assert timed.rounds == 40
     assert "after 40 iterations the widest interval is still" in timed.settled
+
+
+def test_goes_on_to_an_interval_of_one_percent_and_is_content_with_two():
+    either = [0.993, 1.007]
+    timed = time_all(two(either, [2.0]), [("B", "A")], clock=Stopwatch(), iters=10, warmup=2)
+    assert (timed.rounds, timed.settled) == (40, "yes")
+    assert ENOUGH < interval_width(timed) <= NARROW
 
 
 def test_warms_up_until_stable():
