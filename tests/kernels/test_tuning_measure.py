@@ -79,11 +79,12 @@ def test_ragged_rows_have_the_length_on_average():
 
 
 def test_goals():
-    assert benchmark.goal("dense", 128, 256) == benchmark.Goal(0.96, 0.99)
-    assert benchmark.goal("dense", 64, 64) == benchmark.Goal(0.0, 1.5)
-    assert benchmark.goal("ranges", 128, 64) == benchmark.Goal(0.92, 2.5)
-    assert benchmark.goal("ragged", 64, 512) == benchmark.Goal(0.95, 1.8)
-    assert benchmark.goal("equal", 64, 128) == benchmark.Goal(0.90, 1.7)
+    assert benchmark.goal("dense", 8, 128, 256) == benchmark.Goal(0.96, 0.99)
+    assert benchmark.goal("dense", 8, 64, 64) == benchmark.Goal(0.0, 1.5)
+    assert benchmark.goal("ranges", 8, 128, 64) == benchmark.Goal(0.92, 2.5)
+    assert benchmark.goal("ragged", 8, 64, 512) == benchmark.Goal(0.95, 1.8)
+    assert benchmark.goal("equal", 8, 64, 128) == benchmark.Goal(0.90, 1.7)
+    assert benchmark.goal("dense", 4, 64, 64) == benchmark.Goal(0.0, 0.0, 1.8)
     aim = benchmark.Goal(0.95, 2.5)
     assert benchmark.missed(aim, 0.96, 2.6, 3.1) == ""
     assert benchmark.missed(aim, 0.94, 2.6, 3.1) == "0.94 of the probe, goal 0.95"
