@@ -293,7 +293,8 @@ def show(line: Line) -> None:
     """One row of the table."""
     print(
         f"| {line.cell} | {line.H} | {line.D} | {line.L} | {line.probe_us:.1f} "
-        f"| {line.triton_us:.1f} | {line.of_probe:.2f} | {line.strongest} {line.strongest_us:.1f} | {line.ratio:.2f} "
+        f"| {line.triton_us:.1f} | {line.of_probe:.2f} "
+        f"| {line.strongest} {line.strongest_us:.1f} | {line.ratio:.2f} "
         f"| {line.plain_us:.1f} | {line.max_err:.1e} | {line.missed or 'met'} |",
         flush=True,
     )
