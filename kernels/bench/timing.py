@@ -20,6 +20,7 @@ are `perf_counter`, and streams run one after the other.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ NARROW = 0.02
 MAX_FACTOR = 4
 """Timing stops after this many times the iterations asked for, settled or not."""
 REPLAY_MS = 0.2
-"""What a graph should take, flushes aside, by passes repeated in it ..."""
+"""What the shortest graph should take, flushes aside, by passes repeated in it ..."""
 MAX_PASSES = 10
 """... but at most this many."""
 MOSTLY = 0.95
@@ -218,8 +219,8 @@ class _Rounds:
         made: dict[str, list[Any]] = {}
         name = ""
         try:
+            passes = self._passes()
             for name, copies in self._contenders.items():
-                passes = self._passes(name)
                 made[name] = [self._clock.capture(calls, passes) for calls in copies]
         except RuntimeError as error:
             # what stopped it lies behind what the capture says of being stopped
@@ -241,13 +242,17 @@ class _Rounds:
 
         return counted
 
-    def _passes(self, name: str) -> int:
-        """So many that a graph of them takes `REPLAY_MS`, by the second of two calls."""
-        calls = self._contenders[name][0]
-        for _ in range(2):
-            self._clock.run(calls)
-        ms = self._clock.milliseconds()[-1]
-        return max(1, min(MAX_PASSES, round(REPLAY_MS / max(ms, REPLAY_MS / MAX_PASSES))))
+    def _passes(self) -> int:
+        """So many that the shortest graph takes `REPLAY_MS`, by the second of two calls.
+
+        The same for all: what a graph takes as a whole, whatever is in it, then weighs alike.
+        """
+        shortest = math.inf
+        for copies in self._contenders.values():
+            for _ in range(2):
+                self._clock.run(copies[0])
+            shortest = min(shortest, self._clock.milliseconds()[-1])
+        return max(1, min(MAX_PASSES, round(REPLAY_MS / max(shortest, REPLAY_MS / MAX_PASSES))))
 
 
 def now_ms() -> int:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from selection_cases import DEVICE, DEVICE_NAME
 
-from kernels.bench import bench_sel_triton
+from kernels.bench import bench_sel_triton, child
 from kernels.bench.bench_csv import read_table
 from kernels.bench.contract import CANARY_COLUMNS, columns
 from kernels.bench.options import parse
@@ -69,6 +69,20 @@ def die(family, *rest):
         else:
             os.abort()
 child._prepare = die
+child.main(int(sys.argv[1]))
+"""
+
+
+# The real child on a card, of which the control of the first cell is off the first time.
+UNEVEN = """
+import sys
+from kernels.bench import child
+measure, lengths = child.measure, []
+def uneven(family, length, *rest):
+    lengths.append(length)
+    row = measure(family, length, *rest) | {"timer": "graph", "aa_lo": 0.99, "aa_hi": 1.02}
+    return row | {"aa_lo": 1.02, "aa_hi": 1.03} if lengths == [4] else row
+child.measure = uneven
 child.main(int(sys.argv[1]))
 """
 
@@ -227,6 +241,24 @@ def test_a_death_before_its_turn_costs_nothing(name, tmp_path):
     path = tmp_path / "x.csv"
     assert bench(path, *arguments, command=[sys.executable, str(script)]) == 0
     assert [(row["H"], row["status"]) for row in rows_of(path)] == [("2", "ok"), ("1", "ok")]
+
+
+def test_a_cell_whose_control_is_off_is_measured_again_and_the_log_says_so(tmp_path, capsys):
+    script = tmp_path / "uneven.py"
+    script.write_text(UNEVEN)
+    path = tmp_path / "x.csv"
+    assert bench(path, "--L_list", "4,5", command=[sys.executable, str(script)]) == 0
+    found = [(row["L"], row["aa_lo"], row["aa_hi"]) for row in rows_of(path)]
+    assert found == [("4", "0.99", "1.02"), ("5", "0.99", "1.02")]
+    again = [line for line in capsys.readouterr().out.splitlines() if "measured again" in line]
+    assert again == ["L=4: measured again, the reference against itself came out at [1.020, 1.030]"]
+
+
+@pytest.mark.parametrize("timer", ["wall", "graph"])
+def test_what_the_interpreter_times_is_measured_once(timer):
+    row = {"timer": timer, "aa_lo": 0.9, "aa_hi": 0.98}
+    assert child.uneven(row) == (timer == "graph")
+    assert not child.uneven(row | {"aa_lo": None})
 
 
 def test_a_file_is_resumed_on_its_own_machine_only(tmp_path, capsys):
