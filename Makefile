@@ -15,15 +15,16 @@ KERNEL_WORKERS ?= 2
 # Compiled modules are kept: the tests start the controller some hundred times.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: card run test test-full check controller unit integration faults kernels compat compat-quick install schema clean
+.PHONY: card run test test-full check controller unit integration faults kernels kernels-and-compat \
+	compat compat-quick install schema clean
 
 run: $(VENV)/.run
 	@$(BIN)/python tests/make_run.py $(BIN)/orchestrate $(RUNS_DIR)
 
 # Side by side: the controller's tests wait for links and processes, the kernels' compute.
 test:
-	@$(MAKE) --no-print-directory -j $(if $(TEST_FULL),1,2) --output-sync controller kernels \
-		KERNEL_WORKERS=$(if $(TEST_FULL),2,1)
+	@$(MAKE) --no-print-directory -j $(if $(TEST_FULL),1,2) --output-sync \
+		controller kernels-and-compat KERNEL_WORKERS=$(if $(TEST_FULL),2,1)
 	@echo "all tests passed"
 
 # The long versions: every kill, outages of a minute, the whole way over OpenSSH, the whole matrix.
@@ -54,6 +55,10 @@ faults: $(VENV)/.dev
 	tests/system-packages.sh
 	$(BIN)/python $(PYTEST) 5 -W error tests/faults
 
+kernels-and-compat:
+	@$(MAKE) --no-print-directory kernels
+	@$(MAKE) --no-print-directory compat-quick
+
 # In the environment that the controller itself sets up on its embedded pod.
 kernels: $(CACHE)/.environment
 	NSA_TEST_TRITON_SEL=1 $(KERNELS_PYTHON) $(PYTEST) $(KERNEL_WORKERS) tests/kernels
@@ -65,7 +70,7 @@ compat: $(CACHE)/.environment
 
 # The document's shapes on the Triton of two years ago, of today and between: a minute or two.
 compat-quick: $(CACHE)/.environment
-	ORCHESTRATE_CACHE=$(CACHE) $(KERNELS_PYTHON) -m kernels.compat --quick \
+	ORCHESTRATE_CACHE=$(CACHE) $(KERNELS_PYTHON) -m kernels.compat --quick -n $(KERNEL_WORKERS) \
 		--triton 3.1.0,3.6.0,3.9.0 --target sm_89,sm_90
 
 # The report of the GPU at hand, by a Python that has CUDA torch: some fifteen minutes.
