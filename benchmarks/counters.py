@@ -42,7 +42,6 @@ PROBE = (256, 4)
 """Width and warps: of those that `benchmarks.rows` tries, a fast one everywhere."""
 COLUMNS = {
     "us": "gpu__time_duration.sum",
-    "dram_mb": "dram__bytes_read.sum",
     "dram_pct": "gpu__dram_throughput.avg.pct_of_peak_sustained_elapsed",
     "compute_pct": "sm__throughput.avg.pct_of_peak_sustained_elapsed",
     "programs": "launch__grid_size",
@@ -52,7 +51,7 @@ COLUMNS = {
     "warps_active_pct": "sm__warps_active.avg.pct_of_peak_sustained_active",
 }
 """Ours, by Nsight Compute's name."""
-SCALES = {"us": {"ns": 1e-3, "us": 1.0}, "dram_mb": {"byte": 1e-6, "Kbyte": 1e-3, "Mbyte": 1.0}}
+SCALES = {"us": {"ns": 1e-3, "us": 1.0}}
 STALL = "smsp__average_warps_issue_stalled_"
 STALL_END = "_per_issue_active.ratio"
 SHOWN_STALLS = 3

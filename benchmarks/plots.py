@@ -1,6 +1,6 @@
 """Plots and tables of a report, from what lies in its folder.
 
-    python -m benchmarks.plots reports/h200-2026-11-23
+    python -m benchmarks.plots reports/h200-2026-11-24
 
 Reads the CSVs and canaries of `kernels.bench`, `rows.csv` of `benchmarks.rows` and `tuning.json` of
 `kernels.tune`. Writes `speedup.svg` and `roofline.svg`, and prints the tables of the README.

@@ -268,7 +268,7 @@ def _kernel_options(
     For so few queries torch takes its kernel for decoding, which splits each row and combines the
     parts. Where rows alone fill the device, the other kernel, in tiles of 16 queries, takes less:
     0.6 to 1.07 of that on an H200, 0.86 in the middle, N 256 and 1024, h 8, D 64 and 128
-    (reports/h200-2026-11-23-few/fallback.md). Nothing else was measured, and there torch chooses.
+    (reports/h200-2026-11-24/fallback.md). Nothing else was measured, and there torch chooses.
     """
     if device.type != "cuda" or h > _MMA_ROWS:
         return None

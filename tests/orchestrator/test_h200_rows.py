@@ -39,12 +39,20 @@ def test_honest_rows_are_accused_of_nothing_that_is_not_so() -> None:
     assert found.decision.outcome is Outcome.UNDECIDED
 
 
-def test_rows_beside_the_fallback_that_ships_lack_only_the_other_half_and_telemetry() -> None:
-    found = judge_files([ROWS.with_name(f"{ROWS.name}-few") / "sel_dense.csv"])
+def test_a_reference_that_does_not_come_out_equal_to_itself_is_refused() -> None:
+    """Rows beside the fallback that ships now: nothing else is wrong but that nobody watched."""
+    folder = ROWS.with_name("h200-2026-11-24")
+    found = judge_files([folder / "sel_dense.csv", folder / "sel_varlen.csv"])
+    unwatched = ["There is no telemetry of"]
+    unequal = "The reference timed against itself"
     assert [(g.gate, g.verdict.value, _said(g)) for g in found.gates] == [
         ("physics sel_dense.csv", "PASS", []),
         ("bench sel_dense.csv", "PASS", []),
-        ("machine sel_dense.csv", "NOT_VERIFIED", ["There is no telemetry of"]),
-        ("completeness matrix", "NOT_VERIFIED", ["There are no varlen measurements."]),
+        ("machine sel_dense.csv", "NOT_VERIFIED", unwatched),
+        ("physics sel_varlen.csv", "PASS", []),
+        ("bench sel_varlen.csv", "INVALID", [unequal]),
+        ("machine sel_varlen.csv", "NOT_VERIFIED", unwatched),
+        ("completeness matrix", "PASS", []),
     ]
+    assert "[1.038, 1.051] at L=64" in found.gates[4].message
     assert found.decision.outcome is Outcome.UNDECIDED
