@@ -43,7 +43,7 @@ ENOUGH = 0.01
 """Width of the widest interval, relative to its middle, at which timing stops ..."""
 NARROW = 0.02
 """... and at which it is said that it did not settle, where that many iterations did not do."""
-MAX_FACTOR = 4
+MAX_FACTOR = 3
 """Timing stops after this many times the iterations asked for, settled or not."""
 REPLAY_MS = 0.2
 """What the shortest graph should take, flushes aside, by passes repeated in it ..."""
