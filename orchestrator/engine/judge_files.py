@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 from kernels.bench import contract
 from orchestrator.engine.judge_reading import MAY_BE_NAMED, Given, Kind, Source, read_given
+from orchestrator.engine.side_by_side import side_by_side
 from orchestrator.errors import UsageError
 from orchestrator.evidence import EvidenceError
 from orchestrator.evidence.bench import BenchRow, parse_bench
@@ -84,12 +86,14 @@ class FilesJudgement:
 
 @dataclass(frozen=True)
 class _Judged:
-    """One file by itself: its gates, its rows, and the devices that it names."""
+    """One file by itself: its gates, the devices that it names, and its rows."""
 
     kind: Kind
     gates: Sequence[GateResult]
     devices: Sequence[str] = ()
     rows: Rows[Row] = field(default_factory=Rows)
+    notes: Sequence[str] = ()
+    """How its header was understood."""
 
     @property
     def cards(self) -> set[str]:
@@ -114,10 +118,12 @@ def judge_files(
             file among them.
     """
     given = read_given(paths)
-    notes: list[str] = []
-    benches = [
-        _judge_bench(source, given, device, notes) for source in given.of(Kind.BENCH, Kind.FOREIGN)
-    ]
+    benches = side_by_side(
+        partial(_judge_bench, given, device),
+        list(given.of(Kind.BENCH, Kind.FOREIGN)),
+        size=lambda source: len(source.data),
+    )
+    notes = [note for judged in benches for note in judged.notes]
     tests = [_judge_tests(source) for source in given.of(Kind.JUNIT)]
     if not (benches or tests or given.broken):
         raise UsageError(
@@ -143,8 +149,8 @@ def _judge_tests(source: Source) -> _Judged:
     return _Judged(source.kind, [most_tests_gate(source.name, source.data), parity], devices)
 
 
-def _judge_bench(source: Source, given: Given, device: str | None, notes: list[str]) -> _Judged:
-    """One CSV; how its header was understood is added to `notes`."""
+def _judge_bench(given: Given, device: str | None, source: Source) -> _Judged:
+    """One CSV."""
     name = source.name
     if not source.data.strip():
         remedy = "Name the file that the benchmark wrote: this one was cut off, or never filled."
@@ -152,6 +158,7 @@ def _judge_bench(source: Source, given: Given, device: str | None, notes: list[s
     canary, telemetry = given.canary_of(source), given.telemetry_of(source)
     found: Rows[Row]
     gates: list[GateResult] = []
+    notes: list[str] = []
     try:
         if source.kind is Kind.BENCH:
             table = parse_bench(source.data, name)
@@ -175,7 +182,7 @@ def _judge_bench(source: Source, given: Given, device: str | None, notes: list[s
         machine_gate(name, found, telemetry, canary),
     ]
     said = {own or device for own in found.said("device")}
-    return _Judged(source.kind, gates, sorted(filter(None, said)), found)
+    return _Judged(source.kind, gates, sorted(filter(None, said)), found, notes)
 
 
 def _understood(name: str, renamed: Mapping[str, str], unknown: Sequence[str]) -> Iterable[str]:

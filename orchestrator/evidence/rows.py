@@ -7,6 +7,7 @@ itself is made when somebody asks for it, which is when there is something to sa
 
 from __future__ import annotations
 
+import marshal
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from itertools import accumulate, chain, compress, product
@@ -36,6 +37,8 @@ class Rows(Sequence[R_co], Generic[R_co]):
         self._grouped: dict[tuple[str, ...], dict[Any, Rows[R_co]]] = {}
         self._find: Callable[[str], Sequence[Any]] | None = None
         """Where a column comes from that is not in `_columns` yet, if not from the rows."""
+        self._read: tuple[type[R_co], Mapping[str, Sequence[Any]]] | None = None
+        """What `read` made them of."""
         self.kinds: frozenset[type] = frozenset(map(type, given))
         """Classes that the rows may be of."""
 
@@ -48,10 +51,39 @@ class Rows(Sequence[R_co], Generic[R_co]):
     def read(cls, kind: type[R_co], columns: Mapping[str, Sequence[Any]]) -> Rows[R_co]:
         """Rows that are named tuples of one `kind`: each of its fields is a column."""
         fields = [columns[name] for name in kind._fields]  # type: ignore[attr-defined]
-        return cls._lazy(
+        rows = cls._lazy(
             len(fields[0]), lambda number: kind(*(field[number] for field in fields)), {kind},
             columns,
         )  # fmt: skip
+        rows._read = kind, columns
+        return rows
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process: rows that were read, their columns packed one by one."""
+        if self._read is None:
+            return type(self), (tuple(self),)
+        kind, columns = self._read
+        return self._unpacked, (len(self), kind, {n: _packed(c) for n, c in columns.items()})
+
+    @classmethod
+    def _unpacked(
+        cls, count: int, kind: type[R_co], packed: Mapping[str, tuple[bytes, int]]
+    ) -> Rows[R_co]:
+        """The same rows; a column is unpacked when it is asked for, as most never are."""
+        names = kind._fields  # type: ignore[attr-defined]
+
+        def row(number: int) -> R_co:
+            return kind(*(rows.column(name)[number] for name in names))
+
+        def find(name: str) -> Sequence[Any]:
+            if name not in packed:
+                return list(map(attrgetter(name), rows))
+            values, times = packed[name]
+            return marshal.loads(values) * times  # type: ignore[no-any-return]  # noqa: S302
+
+        rows = cls._lazy(count, row, {kind})
+        rows._find = find
+        return rows
 
     @classmethod
     def joined(cls, parts: Sequence[Rows[R_co]]) -> Rows[R_co]:
@@ -216,3 +248,11 @@ class Rows(Sequence[R_co], Generic[R_co]):
         rows = self._lazy(len(numbers), lambda number: self._row(numbers[number]), self.kinds)
         rows._find = picked
         return rows
+
+
+def _packed(column: Sequence[Any]) -> tuple[bytes, int]:
+    """Values, and how often they follow each other; zeros, whose signs may differ, one by one."""
+    first = column[0] if column else None
+    if first and column.count(first) == len(column):
+        return marshal.dumps([first]), len(column)
+    return marshal.dumps([*column]), 1
