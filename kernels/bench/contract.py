@@ -231,31 +231,36 @@ def threshold(cells: Iterable[Cell], margin: float = DEFAULT_MARGIN) -> Threshol
     """
     if not (math.isfinite(margin) and margin > 0):
         raise ContractError(f"margin must be a positive number, got {margin}")
-    by_family: dict[str, dict[int, Cell]] = {}
+    by_length: dict[int, dict[str, Cell]] = {}
     for cell in cells:
-        lengths = by_family.setdefault(cell.family, {})
-        if cell.L in lengths:
+        at_length = by_length.setdefault(cell.L, {})
+        if cell.family in at_length:
             raise ContractError(f"{cell.family}, L={cell.L} was measured twice")
-        lengths[cell.L] = cell
-    if not by_family:
+        at_length[cell.family] = cell
+    if not by_length:
         raise ContractError("no cells to decide from")
-    families = tuple(sorted(by_family))
-    shortest = {family: min(lengths) for family, lengths in by_family.items()}
-    tested = sorted(set.union(*(set(lengths) for lengths in by_family.values())), reverse=True)
+    tested = sorted(by_length, reverse=True)
+    shortest = {family: length for length in tested for family in by_length[length]}
+    families = tuple(sorted(shortest))
     best: int | None = None
     obstacles: list[str] = []
     for length in tested:
+        at_length = by_length[length]
+        failing = {
+            family: why
+            for family, cell in at_length.items()
+            if (why := shortfall(cell, margin)) is not None
+        }
+        if not failing and len(at_length) == len(families):
+            best = length
+            continue
         for family in families:
-            tested_cell = by_family[family].get(length)
-            why = shortfall(tested_cell, margin) if tested_cell else None
-            if why:
-                obstacles.append(why)
+            if family in failing:
+                obstacles.append(failing[family])
             elif length < shortest[family]:
                 obstacles.append(f"{family}: nothing measured at L={length} or below")
         if obstacles:
             break
-        if all(length in by_family[family] for family in families):
-            best = length
     return Threshold(best, margin, families, tested[0], tuple(obstacles))
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import le, truediv
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_type_hints
 
 from kernels.bench import contract
@@ -16,7 +17,7 @@ from kernels.bench.bench_csv import Records
 from kernels.bench.contract import Cell
 from orchestrator.evidence.columns import Slice, families_of
 from orchestrator.evidence.errors import EvidenceError
-from orchestrator.evidence.rows import Rows
+from orchestrator.evidence.rows import Rows, tuples
 from orchestrator.evidence.text import refuse_wide, text_of
 from orchestrator.evidence.values import (
     EMPTY,
@@ -210,7 +211,7 @@ def cells_of(
         row = every[number]
         raise EvidenceError("not measured", file=row.file, line=row.line, column=missing)
     devices = [device or "" for device in every.column("device")]
-    return list(map(Cell, every.column("family"), every.column("L"), bounds, maes, devices))
+    return tuples(Cell, every.column("family"), every.column("L"), bounds, maes, devices)
 
 
 def lower_bounds(
@@ -227,27 +228,37 @@ def lower_bounds(
 
 
 def _own_bounds(rows: Rows[BenchRow]) -> list[float | None]:
-    return [
-        ratio if low is None or (ratio is not None and ratio < low) else low
-        for low, ratio in rows.columns("speedup_lo", "speedup")
-    ]
+    ratios = rows.column("speedup")
+    lows = _no_higher(rows.column("speedup_lo"), ratios)
+    return [ratio if low is None else low for low, ratio in zip(lows, ratios, strict=True)]
 
 
 def _bounds(level: Level, basis: Basis, rows: Rows[BenchRow]) -> Sequence[float | None]:
-    def of(some: Rows[BenchRow], *own: str | None) -> list[float | None]:
+    def of(some: Rows[BenchRow], *own: str | None) -> Sequence[float | None]:
         lows, ratios = some.column(f"{level}_{basis}_lo"), some.column("speedup")
         if own == (level, basis):
             pairs = zip(lows, some.column("speedup_lo"), strict=True)
             lows = [other if low is None else low for low, other in pairs]
         else:
-            times = some.columns(f"{level}_tri_ms", f"{level}_{basis}_ms")
-            ratios = [theirs / ours if ours and theirs else None for ours, theirs in times]
-        return [
-            ratio if low is not None and ratio is not None and ratio < low else low
-            for low, ratio in zip(lows, ratios, strict=True)
-        ]
+            ours, theirs = some.column(f"{level}_tri_ms"), some.column(f"{level}_{basis}_ms")
+            if all(ours) and all(theirs):
+                ratios = list(map(truediv, theirs, ours))
+            else:
+                times = zip(theirs, ours, strict=True)
+                ratios = [each / own if each and own else None for each, own in times]
+        return _no_higher(lows, ratios)
 
     return rows.together(of, "level", "basis")
+
+
+def _no_higher(lows: Sequence[Any], ratios: Sequence[Any]) -> Sequence[float | None]:
+    """Each bound, or the ratio where that is below it; None where there is no bound."""
+    if None not in lows and None not in ratios and all(map(le, lows, ratios)):
+        return lows  # as they should be
+    return [
+        ratio if low is not None and ratio is not None and ratio < low else low
+        for low, ratio in zip(lows, ratios, strict=True)
+    ]
 
 
 @dataclass(frozen=True)

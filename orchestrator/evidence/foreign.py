@@ -19,7 +19,7 @@ from orchestrator.evidence.bench import CHOICES, BenchRow
 from orchestrator.evidence.columns import families_of
 from orchestrator.evidence.errors import EvidenceError
 from orchestrator.evidence.headers import MICRO, TIMES, Header, read_header
-from orchestrator.evidence.rows import Rows
+from orchestrator.evidence.rows import Rows, tuples
 from orchestrator.evidence.text import DECIMAL_COMMA, NOT_FINITE, NUMBER, delimiter_of, text_of
 
 MAX_BYTES = 64 * 2**20
@@ -136,7 +136,7 @@ def foreign_cells(rows: Rows[ForeignRow]) -> list[contract.Cell]:
         )
         raise EvidenceError("no L, mae or speedup", file=row.file, line=row.line)
     devices = [device or "" for device in rows.column("device")]
-    return list(map(contract.Cell, rows.column("family"), lengths, bounds, maes, devices))
+    return tuples(contract.Cell, rows.column("family"), lengths, bounds, maes, devices)
 
 
 Row = BenchRow | ForeignRow

@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from itertools import repeat
 from operator import mul
 from typing import NamedTuple
 
 from orchestrator.evidence.cards import Card
 from orchestrator.evidence.foreign import Row
-from orchestrator.evidence.rows import Rows
+from orchestrator.evidence.rows import Rows, tuples
 
 ITEMSIZE = {"fp16": 2, "bf16": 2, "fp32": 4}
 _ASSUMED_DTYPE = "fp16"
@@ -74,7 +73,8 @@ def works(
     reads = [(k * (D + Dv) + n * H * D) * size for n, k in zip(rows, keys, strict=True)]
     moved = [read + n * H * Dv * size for n, read in zip(rows, reads, strict=True)]
     flops = [2 * H * k * (D + Dv) for k in keys]
-    return list(map(Work, moved, reads, flops, repeat(dtype), repeat(assumed)))
+    count = len(moved)
+    return tuples(Work, moved, reads, flops, [dtype] * count, [assumed] * count)
 
 
 _ALIKE = ("H", "D", "Dv", "dtype", "dist", "ragged", "form")

@@ -10,10 +10,12 @@ from __future__ import annotations
 import marshal
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from functools import partial
 from itertools import accumulate, chain, compress, product
 from operator import attrgetter
 from typing import Any, Generic, TypeVar, overload
 
+T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
 
 _SAMPLE = 256
@@ -37,6 +39,8 @@ class Rows(Sequence[R_co], Generic[R_co]):
         self._grouped: dict[tuple[str, ...], dict[Any, Rows[R_co]]] = {}
         self._find: Callable[[str], Sequence[Any]] | None = None
         """Where a column comes from that is not in `_columns` yet, if not from the rows."""
+        self._parts: Sequence[Rows[R_co]] = ()
+        """What they were joined of: what a part has found out is not looked for again."""
         self._read: tuple[type[R_co], Mapping[str, Sequence[Any]]] | None = None
         """What `read` made them of."""
         self.kinds: frozenset[type] = frozenset(map(type, given))
@@ -96,6 +100,7 @@ class Rows(Sequence[R_co], Generic[R_co]):
 
         joined = cls._lazy(ends[-1] if ends else 0, row, {k for part in parts for k in part.kinds})
         joined._find = lambda name: list(chain.from_iterable(p.column(name) for p in parts))
+        joined._parts = parts
         return joined
 
     @classmethod
@@ -145,9 +150,14 @@ class Rows(Sequence[R_co], Generic[R_co]):
         return zip(*map(self.column, names), strict=True)
 
     def derived(self, name: str, of: Callable[[Rows[R_co]], Sequence[Any]]) -> Sequence[Any]:
-        """A column that is computed `of` the others, once; rows picked from these have it too."""
+        """A column that is computed `of` the others, once; rows picked from these have it too.
+
+        What it says of a row must not depend on the other rows.
+        """
         if name not in self._columns:
-            self._columns[name] = of(self)
+            for part in self._parts:
+                part.derived(name, of)
+            self._columns[name] = self.column(name) if self._parts else of(self)
         return self._columns[name]
 
     def together(self, of: Callable[..., Sequence[Any]], *names: str) -> Sequence[Any]:
@@ -178,7 +188,9 @@ class Rows(Sequence[R_co], Generic[R_co]):
     def said(self, *names: str) -> Set[Any]:
         """The different things that rows say of `names`: values of one name, tuples of several."""
         if names not in self._said:
-            if len(names) == 1:
+            if self._parts:
+                self._said[names] = set().union(*(part.said(*names) for part in self._parts))
+            elif len(names) == 1:
                 self._said[names] = set(self.column(*names))
             else:
                 each = [self.said(name) for name in names]
@@ -223,6 +235,15 @@ class Rows(Sequence[R_co], Generic[R_co]):
         return self._grouped[names]
 
     def _groups(self, names: Sequence[str]) -> dict[Any, Rows[R_co]]:
+        if self._parts:
+            found: dict[Any, list[Rows[R_co]]] = {}
+            for part in self._parts:
+                for value, some in part.by(*names).items():
+                    found.setdefault(value, []).append(some)
+            return {
+                value: some[0] if len(some) == 1 else self.joined(some)
+                for value, some in found.items()
+            }
         several = [name for name in names if len(self.said(name)) > 1]
         if not several:
             return dict.fromkeys(self.said(*names), self)
@@ -248,6 +269,12 @@ class Rows(Sequence[R_co], Generic[R_co]):
         rows = self._lazy(len(numbers), lambda number: self._row(numbers[number]), self.kinds)
         rows._find = picked
         return rows
+
+
+def tuples(kind: type[T], *columns: Sequence[Any]) -> list[T]:
+    """Named tuples of one `kind`, given field by field: in half the time of calling it for each."""
+    make: Callable[[Iterable[Any]], T] = partial(tuple.__new__, kind)  # type: ignore[type-var]
+    return list(map(make, zip(*columns, strict=True)))
 
 
 def _packed(column: Sequence[Any]) -> tuple[bytes, int]:

@@ -94,7 +94,7 @@ def decide(
         device=device,
         summary=f"{summary} Waived: {'; '.join(map(str, waivers))}." if waivers else summary,
         waivers=waivers,
-        sensitivity=sensitivity(cells, margin),
+        sensitivity=sensitivity(rows, level, reference, margin),
         comparisons=comparisons(rows, margin),
         non_monotone=non_monotone(cells, margin),
         noise_bound=wavering(rows, level, reference, margin),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from kernels.bench import contract
 from kernels.bench.contract import Cell, Threshold
@@ -17,84 +18,78 @@ MARGINS = (1.1, 1.2, 1.3)
 """Margins that every decision is shown at, beside its own."""
 
 
-def sensitivity(cells: Iterable[Cell], margin: float) -> tuple[AtMargin, ...]:
-    """The threshold at each margin."""
-    few = condensed(cells)
+def sensitivity(
+    rows: Rows[BenchRow], level: Level, basis: Basis, margin: float
+) -> tuple[AtMargin, ...]:
+    """The threshold at each margin. Every row must have that bound."""
+    lower_bounds(rows, level, basis)
+    few = condensed(rows, f"{level}_{basis}_bound")
     return tuple(
         AtMargin(margin=each, min_L=contract.threshold(few, each).min_L)
         for each in sorted({*MARGINS, margin})
     )
 
 
-def comparisons(rows: Sequence[BenchRow], margin: float) -> tuple[Comparison, ...]:
+def comparisons(rows: Rows[BenchRow], margin: float) -> tuple[Comparison, ...]:
     """The threshold at both levels, against both references; those that every row has."""
-    every = Rows.of(rows)
-    alike = defaultdict[tuple[int, ...], list[Rows[BenchRow]]](list)
-    for family in every.by("family").values():
-        alike[tuple(family.column("L"))].append(family)
     found = []
     for level, basis in ((level, basis) for level in LEVELS for basis in BASES):
-        if None in lower_bounds(every, level, basis) or None in every.column("mae"):
+        if None in lower_bounds(rows, level, basis) or None in rows.column("mae"):
             continue
-        worst = [
-            Cell(some[0].column("family")[0], length, low, mae, rows[0].device or "")
-            for lengths, some in alike.items()
-            for length, low, mae in zip(
-                lengths,
-                _worst(min, some, f"{level}_{basis}_bound"),
-                _worst(max, some, "mae"),
-                strict=True,
-            )
-        ]
+        few = condensed(rows, f"{level}_{basis}_bound")
         found.append(
             Comparison(
                 level=level,
                 reference=basis,
-                min_L=contract.threshold(worst, margin).min_L,
-                lowest=min(cell.speedup for cell in worst),
+                min_L=contract.threshold(few, margin).min_L,
+                lowest=min(cell.speedup for cell in few),
             )
         )
     return tuple(found)
 
 
+def condensed(rows: Sequence[Any], bound: str = "speedup") -> list[Cell]:
+    """Cells that give the same threshold: of families with equal lengths, the worst at each.
+
+    `rows` are cells, or have the speedup's lower bound in the column `bound`. The rule is quick on
+    what is returned, however many families there are.
+    """
+    alike = defaultdict[tuple[int, ...], list[Rows[Any]]](list)
+    for family in Rows.of(rows).by("family").values():
+        alike[tuple(family.column("L"))].append(family)
+    return [
+        Cell(family, length, speedup, mae, device or "")
+        for lengths, some in alike.items()
+        for family, length, speedup, mae, device in zip(
+            some[0].column("family"),
+            lengths,
+            _worst(min, some, bound),
+            _worst(max, some, "mae"),
+            some[0].column("device"),
+            strict=True,
+        )
+    ]
+
+
 def _worst(
-    of: Callable[[Iterable[float]], float], families: Sequence[Rows[BenchRow]], name: str
+    of: Callable[[Iterable[float]], float], families: Sequence[Rows[Any]], name: str
 ) -> list[float]:
     """Of a column, at each of the lengths that the families share."""
     return [of(values) for values in zip(*(each.column(name) for each in families), strict=True)]
 
 
-def condensed(cells: Iterable[Cell]) -> list[Cell]:
-    """Cells that give the same threshold: of families with equal lengths, the worst at each.
-
-    The rule is quick on these, however many families there are.
-    """
-    families = defaultdict[str, list[Cell]](list)
-    for cell in cells:
-        families[cell.family].append(cell)
-    alike = defaultdict[tuple[int, ...], list[list[Cell]]](list)
-    for some in families.values():
-        alike[tuple([cell.L for cell in some])].append(some)
-    return [
-        cells[0]._replace(
-            speedup=min(cell.speedup for cell in cells), mae=max(cell.mae for cell in cells)
-        )
-        for some in alike.values()
-        for cells in zip(*some, strict=True)
-    ]
-
-
 def non_monotone(cells: Sequence[Cell], margin: float) -> tuple[str, ...]:
     """Cells below the margin although a shorter length of their family reaches it."""
+    below = [cell for cell in cells if cell.speedup < margin]
     shortest: dict[str, int] = {}
-    for cell in cells:
+    for cell in cells if below else ():
         if cell.speedup >= margin:
             shortest[cell.family] = min(cell.L, shortest.get(cell.family, cell.L))
     return tuple(
         f"{cell.family}: L={cell.L} is below the margin ({cell.speedup:.3f}), L="
         f"{shortest[cell.family]} is not"
-        for cell in cells
-        if cell.speedup < margin and shortest.get(cell.family, cell.L) < cell.L
+        for cell in below
+        if shortest.get(cell.family, cell.L) < cell.L
     )
 
 

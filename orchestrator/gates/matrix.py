@@ -38,15 +38,10 @@ _MEASURE = "Measure them: a threshold holds for every length above it."
 def matrix_gate(rows: Sequence[Row]) -> GateResult:
     """Judge the cells of all files as one matrix."""
     rows = Rows.of(rows)
-    families: dict[str, set[int]] = {}
-    dead: set[str] = set()
-    cells = 0
-    for family, length, ok in rows.columns("family", "L", "ok"):
-        if length is not None:
-            families.setdefault(family, set()).add(length)
-            cells += 1
-            if not ok:
-                dead.add(f"{family} L={length}")
+    measured_at = {family: some.told("L") for family, some in rows.by("family").items()}
+    families = {family: set(lengths) for family, lengths in measured_at.items() if lengths}
+    died = rows.where(lambda ok: not ok, "ok")
+    dead = {f"{row.family} L={row.L}" for row in died if row.L is not None}
     tested = set().union(*families.values())
     holes = [
         f"{family} L={length}"
@@ -61,7 +56,7 @@ def matrix_gate(rows: Sequence[Row]) -> GateResult:
     if holes:
         message = f"{counted(len(holes), 'cell')} missing that other rows have: {listed(holes, 5)}."
         findings.append(Finding(Verdict.NOT_VERIFIED, Reason.INCOMPLETE, message, _MEASURE))
-    if cells > sum(map(len, families.values())):
+    if any(len(lengths) < len(measured_at[family]) for family, lengths in families.items()):
         findings += _in_two_files(rows)
     findings += shape_findings(rows)
     if rows.kinds == {BenchRow}:
@@ -170,10 +165,10 @@ def one_run_findings(rows: Sequence[BenchRow]) -> Iterator[Finding]:
 
 def _copied(rows: Rows[BenchRow]) -> Iterator[Finding]:
     """Two cells of one card whose measurements agree in every digit: nobody measures so twice."""
-    pairs = list(rows.columns(*_MEASURED[:2]))
-    often = Counter(pairs)
-    if len(often) == len(pairs):
+    pairs = list(rows.columns(_MEASURED[0], _MEASURED[-1]))  # of both levels, and of both sides
+    if len(set(pairs)) == len(pairs):
         return
+    often = Counter(pairs)
     first: dict[tuple[object, ...], BenchRow] = {}
     for row in rows.select([often[both] > 1 for both in pairs]):
         measured = _measured(row)

@@ -63,8 +63,10 @@ def _missed(family: Rows[BenchRow], level: Level) -> Iterator[Missed]:
     """From the longest cell on, against the fastest of those that are longer still."""
     fastest: tuple[float, int, str] | None = None
     side = f"{level}_strongest"
-    timed = [cell for cell in family.columns("L", f"{side}_ms") if cell[1] is not None]
-    times = [ms for _, ms in sorted(timed)]
+    lengths, times = family.column("L"), family.column(f"{side}_ms")
+    if None in times or lengths != sorted(lengths):
+        timed = ((length, ms) for length, ms in zip(lengths, times, strict=True) if ms is not None)
+        times = [ms for _, ms in sorted(timed)]
     if times == sorted(times):
         return  # no longer cell needs less
     columns = family.columns("L", f"{side}_ms", side, f"{side}_lo", f"{side}_hi")
