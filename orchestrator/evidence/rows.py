@@ -282,4 +282,5 @@ def _packed(column: Sequence[Any]) -> tuple[bytes, int]:
     first = column[0] if column else None
     if first and column.count(first) == len(column):
         return marshal.dumps([first]), len(column)
-    return marshal.dumps([*column]), 1
+    # to look for values that are there twice pays for words alone
+    return marshal.dumps([*column], marshal.version if isinstance(first, str) else 2), 1
