@@ -181,12 +181,14 @@ class Records:
         if not self._plain or self._end is not None or end < 0 or len(self.columns) < 2:
             return None
         block, width = self._text[self._start : end], len(self.columns)
-        lines = block.split("\n")
-        if {line.count(",") for line in lines} != {width - 1} or len(block) > _longest_field():
-            return None
-        fields = ",".join(lines).split(",")
+        fields = block.replace("\n", ",\n").split(",")
         columns = [fields[number::width] for number in range(width)]
-        if any(field.strip() in (END_MARK, self.columns[0]) for field in set(columns[0])):
+        first = columns[0] = "".join(columns[0]).split("\n")
+        # lines begin where they have to, with as many fields each, and nowhere else
+        whole = block.count("\n") == len(first) - 1 and len(fields) == width * len(first)
+        if not whole or len(block) > _longest_field():
+            return None
+        if any(field.strip() in (END_MARK, self.columns[0]) for field in set(first)):
             return None
         self._start = end + 1
         return columns

@@ -6,7 +6,7 @@ Both sides of every row are judged: it was the reference whose numbers could not
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 
@@ -117,19 +117,20 @@ class _Times:
     def take(self, rows: Rows[Row], columns: Sequence[str], card: Card | None) -> None:
         """Judge the times in `columns` of rows on one card."""
         beside = rows.columns("launch_us", "flush_mib")
-        times = rows.columns(*columns)
+        times = [rows.column(name) for name in columns]
         least = dram_times(rows, card) if card is not None else [0.0] * len(rows)
-        for number, (work, cold, (launch_us, flush_mib), ms) in enumerate(
-            zip(works_of(rows), least, beside, times, strict=True)
+        for number, (work, cold, (launch_us, flush_mib), fastest) in enumerate(
+            zip(works_of(rows), least, beside, _fastest(times), strict=True)
         ):
             floor = _BELOW_LAUNCH * launch_us / 1e3 if launch_us else 0.0
             suspect = False
             if card is not None and isinstance(work, Work):
                 suspect = 2 * work.bytes <= card.l2_bytes and not _flushed(flush_mib, card)
-            # most rows are done with at this point
-            if not suspect and self._plain(ms, cold, floor):
-                continue
-            for column, each in zip(columns, ms, strict=True):
+            if not suspect and fastest is not None and fastest >= floor:
+                closest = self.closest[0] if self.closest else 0.0
+                if 0 < cold <= min(closest, TOLERANCE) * fastest:
+                    continue  # most rows are done with at this point
+            for column, each in zip(columns, (ms[number] for ms in times), strict=True):
                 if each is None:
                     continue
                 if not 0 < each < math.inf:
@@ -143,18 +144,6 @@ class _Times:
                 if cold and card is not None and isinstance(work, Work):
                     time = Time(rows, number, column, each, work)
                     self._look(time, card, cold, _flushed(flush_mib, card))
-
-    def _plain(self, times: Sequence[float | None], cold: float, floor: float) -> bool:
-        """Whether all are there, and none is remarkable."""
-        try:
-            fastest = min(times)  # type: ignore[type-var]
-            whole = 0 < sum(times) < math.inf  # type: ignore[arg-type]  # not so where one is NaN
-        except TypeError:
-            return False
-        closest = self.closest[0] if self.closest else 0.0
-        if not whole or fastest is None or fastest < floor:
-            return False
-        return 0 < cold <= min(closest, TOLERANCE) * fastest
 
     def _look(self, time: Time, card: Card, cold: float, flushed: bool) -> None:
         """Judge one time, of a row that is to be looked at."""
@@ -254,3 +243,13 @@ class _Times:
 
 def _flushed(flush_mib: float | None, card: Card) -> bool:
     return (flush_mib or 0) * MIB >= card.l2_bytes
+
+
+def _fastest(times: Sequence[Sequence[float | None]]) -> Iterable[float | None]:
+    """The least time of each row, by its columns; None where one is missing or is no number."""
+    if all(None not in column and math.isfinite(sum(column)) for column in times):  # type: ignore[arg-type]
+        return map(min, *times)
+    return [
+        None if None in each or not math.isfinite(sum(each)) else min(each)
+        for each in zip(*times, strict=True)
+    ]

@@ -190,7 +190,7 @@ class _Seen:
 
     def take(self, rows: Rows[Row]) -> None:
         """Add all cells; those of the same samples and clocks are judged once."""
-        windows: dict[tuple[object, ...], _Window] = {}
+        loud: dict[tuple[object, ...], _Window | None] = {}
         gaps = self._long_gaps
         cells = rows.columns("began_ms", "ended_ms", "sm_mhz", "sm_max_mhz")
         for number, (began, ended, sm_mhz, sm_max_mhz) in enumerate(cells):
@@ -203,12 +203,12 @@ class _Seen:
                 continue
             self.rows += 1
             key = (first, end, within, sm_mhz, sm_max_mhz)
-            window = windows.get(key)
-            if window is None:
+            if key not in loud:
                 samples = self.card.samples[first:end]
-                window = windows[key] = self._window(samples, within, sm_mhz, sm_max_mhz)
-            if not window.quiet:
-                self._take(rows[number], window)
+                window = self._window(samples, within, sm_mhz, sm_max_mhz)
+                loud[key] = None if window.quiet else window
+            if (said := loud[key]) is not None:
+                self._take(rows[number], said)
             if gaps and any(_far_into(gap, began, ended) for gap in gaps):
                 self.gaps.append(cell_name(rows[number]))
 

@@ -76,9 +76,12 @@ class Reason(str, Enum):
 
 
 class Record(BaseModel):
-    """Base of everything that is written to a run directory: frozen, unknown keys refused."""
+    """Base of everything that is written to a run directory: frozen, unknown keys refused.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    A command uses few of these models: each is compiled when it is first used.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Waiver(Record):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.gates import judge_gate
+from orchestrator.gates.judge import judge_gate
 from orchestrator.models.playbook import Gate
 from orchestrator.models.verdict import GateResult, Reason, Verdict
 

@@ -22,7 +22,9 @@ from kernels.bench.contract import CPU_INTERPRETER
 from orchestrator.engine.expand import expand
 from orchestrator.evidence.bench import parse_bench
 from orchestrator.evidence.facts import Device, DeviceFacts, Facts, GpuFacts, SystemFacts
-from orchestrator.gates import decide, job_gate, judge_gate
+from orchestrator.gates.decision import decide
+from orchestrator.gates.job import job_gate
+from orchestrator.gates.judge import judge_gate
 from orchestrator.models.playbook import Playbook
 from orchestrator.models.pod import Pod
 from orchestrator.models.run import (

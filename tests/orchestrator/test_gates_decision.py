@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from kernels.bench import contract
 from orchestrator.engine.waivers import waived
 from orchestrator.evidence.bench import parse_bench
-from orchestrator.gates import decide
 from orchestrator.gates.bench import table_gate
+from orchestrator.gates.decision import decide
 from orchestrator.gates.margins import condensed
 from orchestrator.models.playbook import BenchGate
 from orchestrator.models.verdict import Decision, GateResult, Outcome, Reason, Verdict, Waiver

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.gates import judge_gate
 from orchestrator.gates.diagnostics import BROADCAST, NUMERICS, SPEED
+from orchestrator.gates.judge import judge_gate
 from orchestrator.models.playbook import DiagnosticsGate
 from orchestrator.models.verdict import GateResult, Reason, Verdict
 

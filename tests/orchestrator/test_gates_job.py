@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.gates import job_gate
+from orchestrator.gates.job import job_gate
 from orchestrator.models.run import JobOutcome, JobState
 from orchestrator.models.verdict import Reason, Verdict
 

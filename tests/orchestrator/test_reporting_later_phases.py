@@ -28,7 +28,7 @@ from report_runs import (
     section,
 )
 
-from orchestrator.gates import judge_gate
+from orchestrator.gates.judge import judge_gate
 from orchestrator.models.verdict import (
     GateResult,
     Reason,

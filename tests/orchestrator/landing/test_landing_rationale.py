@@ -13,7 +13,8 @@ from evidence_samples import RTX_4090, row, write_csv
 
 from orchestrator.evidence.bench import parse_bench
 from orchestrator.evidence.facts import Device, DeviceFacts, Facts
-from orchestrator.gates import decide, judge_gate
+from orchestrator.gates.decision import decide
+from orchestrator.gates.judge import judge_gate
 from orchestrator.models.playbook import Playbook
 from orchestrator.models.pod import Pod
 from orchestrator.models.run import Artifact, Judgement, RunPlan, SourceRecord, StepResult
