@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from operator import le, truediv
+from operator import truediv
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_type_hints
 
 from kernels.bench import contract
@@ -17,7 +17,7 @@ from kernels.bench.bench_csv import Records
 from kernels.bench.contract import Cell
 from orchestrator.evidence.columns import Slice, families_of
 from orchestrator.evidence.errors import EvidenceError
-from orchestrator.evidence.rows import Rows, tuples
+from orchestrator.evidence.rows import Rows, ascending, tuples
 from orchestrator.evidence.text import refuse_wide, text_of
 from orchestrator.evidence.values import (
     EMPTY,
@@ -253,7 +253,7 @@ def _bounds(level: Level, basis: Basis, rows: Rows[BenchRow]) -> Sequence[float 
 
 def _no_higher(lows: Sequence[Any], ratios: Sequence[Any]) -> Sequence[float | None]:
     """Each bound, or the ratio where that is below it; None where there is no bound."""
-    if None not in lows and None not in ratios and all(map(le, lows, ratios)):
+    if ascending(lows, ratios):
         return lows  # as they should be
     return [
         ratio if low is not None and ratio is not None and ratio < low else low

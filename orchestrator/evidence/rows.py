@@ -11,8 +11,8 @@ import marshal
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import partial
-from itertools import accumulate, chain, compress, product
-from operator import attrgetter
+from itertools import accumulate, chain, compress, pairwise, product
+from operator import attrgetter, le
 from typing import Any, Generic, TypeVar, overload
 
 T = TypeVar("T")
@@ -275,6 +275,12 @@ def tuples(kind: type[T], *columns: Sequence[Any]) -> list[T]:
     """Named tuples of one `kind`, given field by field: in half the time of calling it for each."""
     make: Callable[[Iterable[Any]], T] = partial(tuple.__new__, kind)  # type: ignore[type-var]
     return list(map(make, zip(*columns, strict=True)))
+
+
+def ascending(*columns: Sequence[Any]) -> bool:
+    """Whether no row's values fall from one column to the next; not so where one says nothing."""
+    told = all(None not in column for column in columns)
+    return told and all(all(map(le, lower, upper)) for lower, upper in pairwise(columns))
 
 
 def _packed(column: Sequence[Any]) -> tuple[bytes, int]:

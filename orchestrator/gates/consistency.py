@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from operator import attrgetter
+from operator import attrgetter, truediv
 
 from kernels.bench.contract import DIGITS, RATIO_SLACK
 from orchestrator.evidence.bench import BASES, LEVELS, SIDES, BenchRow
-from orchestrator.evidence.rows import Rows
+from orchestrator.evidence.rows import Rows, ascending
 from orchestrator.gates.findings import Finding, invalid
 
 _PRINTED_MS = 0.0005
@@ -95,6 +95,12 @@ def _outside(rows: Rows[BenchRow]) -> str | None:
         if columns in looked_at:
             continue  # the rows' own are one of the four
         looked_at.append(columns)
+        lows, highs, *times = columns
+        if (
+            ascending(lows, list(map(truediv, *reversed(times))), highs)
+            and min(lows, default=1) > 0
+        ):
+            continue
         for number, (low, high, ours, theirs) in enumerate(zip(*columns, strict=True)):
             value = theirs / ours
             slack = RATIO_SLACK * value
@@ -172,8 +178,10 @@ def _off_middle(rows: Rows[BenchRow]) -> str | None:
     """A median that does not lie between the quantiles of its own times."""
     for side in _SPREAD:
         some = rows.telling(f"{side}_p10", f"{side}_ms", f"{side}_p90")
-        columns = some.columns(f"{side}_p10", f"{side}_ms", f"{side}_p90")
-        for number, (low, middle, high) in enumerate(columns):
+        columns = [some.column(name) for name in (f"{side}_p10", f"{side}_ms", f"{side}_p90")]
+        if ascending(*columns) and min(columns[0], default=1) > 0:
+            continue
+        for number, (low, middle, high) in enumerate(zip(*columns, strict=True)):
             if not 0 < low * (1 - DIGITS) <= middle <= high * (1 + DIGITS):
                 return (
                     f"{some[number].where}: {side}_ms, the median {middle:g}, does not lie between "
@@ -185,8 +193,10 @@ def _off_middle(rows: Rows[BenchRow]) -> str | None:
 def _not_strongest(rows: Rows[BenchRow]) -> str | None:
     """A strongest reference that is slower than the shipped one, which is among the candidates."""
     for level in LEVELS:
-        both = rows.columns(f"{level}_shipped_ms", f"{level}_strongest_ms")
-        for number, (shipped, strongest) in enumerate(both):
+        both = rows.column(f"{level}_strongest_ms"), rows.column(f"{level}_shipped_ms")
+        if ascending(*both):
+            continue
+        for number, (strongest, shipped) in enumerate(zip(*both, strict=True)):
             if shipped and strongest and strongest > shipped * (1 + DIGITS):
                 return (
                     f"{rows[number].where}: {level}_strongest_ms {strongest:g} is above "

@@ -7,11 +7,12 @@ the last digit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from kernels.bench.contract import DIGITS, LARGEST_ERROR, MEAN_FACTOR, ROUNDED_ERROR, ROUNDED_MEAN
 from orchestrator.evidence.bench import BenchRow
-from orchestrator.evidence.rows import Rows
+from orchestrator.evidence.rows import Rows, ascending
 from orchestrator.gates.findings import Finding, counted, invalid, listed, unverified
 from orchestrator.gates.reference import reference_wrong
 from orchestrator.models.verdict import Reason, Verdict
@@ -26,6 +27,7 @@ _HALF = ("fp16", "bf16")
 """Precisions in which the rounding of the output is most of the error."""
 _ALIKE = 2
 """Rows that do not agree in every digit of two errors by chance."""
+_OUTPUTS = ("N", "H", "Dv")
 _SIDES = (("kernel", "mae", "max_err"), ("reference", "ref_mae", "ref_max_err"))
 _ALL = ("mae", "max_err", "ref_mae", "ref_max_err")
 
@@ -135,7 +137,7 @@ def _possible(rows: Rows[BenchRow], side: str, mean: str, largest: str) -> Itera
             "Compare with an oracle that is computed on its own, in fp64.",
         )
         return
-    zero = rows.where(_no_error, mean, "L")
+    zero = rows.where(_no_error, mean, "L") if min(errors, default=1) < AS_GOOD_AS_ZERO else ()
     if zero:
         yield invalid(
             f"{zero[0].where}: the {side}'s mean error is exactly zero, or as good as: its output "
@@ -143,7 +145,10 @@ def _possible(rows: Rows[BenchRow], side: str, mean: str, largest: str) -> Itera
             "Compare each cell's own output with an oracle in fp64.",
         )
         return
-    for row in rows.where(_no_mean, mean, largest, "N", "H", "Dv"):
+    wrong = (
+        () if _are_means(rows, mean, largest) else rows.where(_no_mean, mean, largest, *_OUTPUTS)
+    )
+    for row in wrong:
         error, top = getattr(row, mean), getattr(row, largest)
         if error < 0:
             yield invalid(f"{row.where}: a mean absolute error below zero.")
@@ -174,6 +179,16 @@ def _all_ours(rows: Rows[BenchRow], told: str) -> bool:
 def _no_error(error: float | None, length: int) -> bool:
     # a single key has weight 1 whatever its score: there nothing is rounded
     return error is not None and 0 <= error < AS_GOOD_AS_ZERO and length > 1
+
+
+def _are_means(rows: Rows[BenchRow], mean: str, largest: str) -> bool:
+    """Whether all lie between the largest error and its share of the fewest outputs."""
+    errors, tops = rows.column(mean), rows.column(largest)
+    if not rows or not ascending(errors, tops):
+        return False
+    fewest = math.prod(min(rows.said(name)) for name in _OUTPUTS)
+    least = min(errors)
+    return bool(least >= 0 and max(tops) <= fewest * least)
 
 
 def _no_mean(

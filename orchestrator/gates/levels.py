@@ -10,6 +10,7 @@ one of them alone.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 
 from orchestrator.evidence.bench import BenchRow
@@ -41,8 +42,8 @@ def level_findings(rows: Rows[BenchRow]) -> Iterator[Finding]:
     weak = {"kernel": list[str](), "operator": list[str]()}
     least_ms = rows.together(_least_ms, "device", "form")
     strongest = rows.columns("kernel_strongest_ms", "operator_strongest_ms")
-    for number, (least, (kernel, operator)) in enumerate(zip(least_ms, strongest, strict=True)):
-        if not least or not kernel or not operator:
+    for number, (least, (kernel, whole)) in enumerate(zip(least_ms, strongest, strict=True)):
+        if not least or not kernel or not whole:
             continue
         if kernel > FACTORS["kernel"] * (least + LAUNCHES_MS):
             row = rows[number]
@@ -50,10 +51,10 @@ def level_findings(rows: Rows[BenchRow]) -> Iterator[Finding]:
                 f"{row.where} (L={row.L}): {row.kernel_strongest} takes {kernel:g} ms, where the "
                 f"card needs {least:.3g} ms for the bytes"
             )
-        if operator > FACTORS["operator"] * (kernel + PASSES * least + LAUNCHES_MS):
+        if whole > FACTORS["operator"] * (kernel + PASSES * least + LAUNCHES_MS):
             row = rows[number]
             weak["operator"].append(
-                f"{row.where} (L={row.L}): {row.operator_strongest} takes {operator:g} ms, where a "
+                f"{row.where} (L={row.L}): {row.operator_strongest} takes {whole:g} ms, where a "
                 f"gather ({PASSES * least:.3g} ms of memory traffic) and {row.kernel_strongest} "
                 f"({kernel:g} ms) do the same"
             )
@@ -80,7 +81,8 @@ def _least_ms(rows: Rows[BenchRow], device: str | None, form: str | None) -> Seq
 def _measured_once(rows: Rows[BenchRow]) -> Iterator[Finding]:
     """Times that both levels share digit for digit."""
     for side, (whose, means) in _SIDES.items():
-        same = rows.where(_equal, f"kernel_{side}_ms", f"operator_{side}_ms")
+        both = f"kernel_{side}_ms", f"operator_{side}_ms"
+        same = rows.telling(*both).where(operator.eq, *both)
         if len(same) >= _ALIKE or (len(same) > 1 and len(same) == len(rows)):
             row = same[0]
             yield invalid(
@@ -89,7 +91,3 @@ def _measured_once(rows: Rows[BenchRow]) -> Iterator[Finding]:
                 "Measure operator level from Q, K, V and ranges, on both sides.",
                 Reason.ONE_SIDED,
             )
-
-
-def _equal(kernel: float | None, operator: float | None) -> bool:
-    return kernel is not None and kernel == operator

@@ -163,11 +163,12 @@ def _sides(rows: Rows[BenchRow]) -> Iterator[Finding]:
         )
     for side in SIDES:
         both = rows.telling(f"operator_{side}_ms", f"kernel_{side}_ms")
-        columns = both.columns(f"operator_{side}_ms", f"kernel_{side}_ms", "tri_cv", "ref_cv")
+        less = both.where(operator.lt, f"operator_{side}_ms", f"kernel_{side}_ms")
+        columns = less.columns(f"operator_{side}_ms", f"kernel_{side}_ms", "tri_cv", "ref_cv")
         cheap = [
-            (both[number], whole, part)
+            (less[number], whole, part)
             for number, (whole, part, ours, theirs) in enumerate(columns)
-            if whole < part and whole < part * (1 - 3 * max(ours or 0, theirs or 0, NOISE))
+            if whole < part * (1 - 3 * max(ours or 0, theirs or 0, NOISE))
         ]
         cheap = [found for found in cheap if not _in_place(side, found[0])]
         yield from _too_good(both, side)
