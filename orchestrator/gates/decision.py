@@ -13,6 +13,7 @@ from orchestrator.gates.coverage import coverage_findings
 from orchestrator.gates.findings import Finding, counted, first_sentence, listed
 from orchestrator.gates.margins import (
     comparisons,
+    condensed_rows,
     non_monotone,
     sensitivity,
     undecided_by,
@@ -71,6 +72,7 @@ def decide(
             waivers=waivers,
             obstacles=tuple(obstacles),
         )
+    few = condensed_rows(rows)
     device = next(filter(None, dense.column("device")))
     over = f"the {reference} reference at {level} level"
     if found.min_L is None:
@@ -94,8 +96,8 @@ def decide(
         device=device,
         summary=f"{summary} Waived: {'; '.join(map(str, waivers))}." if waivers else summary,
         waivers=waivers,
-        sensitivity=sensitivity(rows, level, reference, margin),
-        comparisons=comparisons(rows, margin),
+        sensitivity=sensitivity(few[level, reference], margin),
+        comparisons=comparisons(few, margin),
         non_monotone=non_monotone(cells, margin),
         noise_bound=wavering(rows, level, reference, margin),
     )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from kernels.bench import contract
 from kernels.bench.contract import Cell, Threshold
 from orchestrator.evidence.bench import BASES, LEVELS, Basis, BenchRow, Level, lower_bounds
-from orchestrator.evidence.rows import Rows
+from orchestrator.evidence.rows import Rows, tuples
 from orchestrator.gates.findings import listed
 from orchestrator.gates.timing import SETTLED, believed, noise_bound
 from orchestrator.models.verdict import AtMargin, Comparison
@@ -18,57 +18,59 @@ MARGINS = (1.1, 1.2, 1.3)
 """Margins that every decision is shown at, beside its own."""
 
 
-def sensitivity(
-    rows: Rows[BenchRow], level: Level, basis: Basis, margin: float
-) -> tuple[AtMargin, ...]:
-    """The threshold at each margin. Every row must have that bound."""
-    lower_bounds(rows, level, basis)
-    few = condensed(rows, f"{level}_{basis}_bound")
+Few = Mapping[tuple[Level, Basis], Sequence[Cell]]
+"""Condensed cells, for each speedup that all rows have."""
+
+
+def condensed_rows(rows: Rows[BenchRow]) -> Few:
+    """Cells that decide for all of `rows`, at both levels and against both references."""
+    bounds = {
+        (level, basis): f"{level}_{basis}_bound"
+        for level in LEVELS
+        for basis in BASES
+        if None not in lower_bounds(rows, level, basis) and None not in rows.column("mae")
+    }
+    return dict(zip(bounds, condensed(rows, *bounds.values()), strict=True))
+
+
+def sensitivity(few: Sequence[Cell], margin: float) -> tuple[AtMargin, ...]:
+    """The threshold at each margin."""
     return tuple(
         AtMargin(margin=each, min_L=contract.threshold(few, each).min_L)
         for each in sorted({*MARGINS, margin})
     )
 
 
-def comparisons(rows: Rows[BenchRow], margin: float) -> tuple[Comparison, ...]:
-    """The threshold at both levels, against both references; those that every row has."""
-    found = []
-    for level, basis in ((level, basis) for level in LEVELS for basis in BASES):
-        if None in lower_bounds(rows, level, basis) or None in rows.column("mae"):
-            continue
-        few = condensed(rows, f"{level}_{basis}_bound")
-        found.append(
-            Comparison(
-                level=level,
-                reference=basis,
-                min_L=contract.threshold(few, margin).min_L,
-                lowest=min(cell.speedup for cell in few),
-            )
+def comparisons(few: Few, margin: float) -> tuple[Comparison, ...]:
+    """The threshold at both levels, against both references."""
+    return tuple(
+        Comparison(
+            level=level,
+            reference=basis,
+            min_L=contract.threshold(cells, margin).min_L,
+            lowest=min(cell.speedup for cell in cells),
         )
-    return tuple(found)
+        for (level, basis), cells in few.items()
+    )
 
 
-def condensed(rows: Sequence[Any], bound: str = "speedup") -> list[Cell]:
+def condensed(rows: Sequence[Any], *bounds: str) -> list[list[Cell]]:
     """Cells that give the same threshold: of families with equal lengths, the worst at each.
 
-    `rows` are cells, or have the speedup's lower bound in the column `bound`. The rule is quick on
-    what is returned, however many families there are.
+    `rows` have the lower bound of a speedup in each of the columns `bounds`; for each of these it
+    returns cells. The rule is quick on them, however many families there are.
     """
     alike = defaultdict[tuple[int, ...], list[Rows[Any]]](list)
     for family in Rows.of(rows).by("family").values():
         alike[tuple(family.column("L"))].append(family)
-    return [
-        Cell(family, length, speedup, mae, device or "")
-        for lengths, some in alike.items()
-        for family, length, speedup, mae, device in zip(
-            some[0].column("family"),
-            lengths,
-            _worst(min, some, bound),
-            _worst(max, some, "mae"),
-            some[0].column("device"),
-            strict=True,
-        )
-    ]
+    found: list[list[Cell]] = [[] for _ in bounds]
+    for lengths, families in alike.items():
+        names = families[0].column("family")
+        devices = [device or "" for device in families[0].column("device")]
+        maes = _worst(max, families, "mae")
+        for cells, bound in zip(found, bounds, strict=True):
+            cells += tuples(Cell, names, lengths, _worst(min, families, bound), maes, devices)
+    return found
 
 
 def _worst(
