@@ -27,17 +27,18 @@ def side_by_side(
 ) -> Sequence[R]:
     """What `work` makes of each thing, in their order. It must have no effect but that.
 
-    `size` is in bytes. A share whose process ends early is worked on again, here.
+    `size` is in bytes. A share whose process cannot start, or ends early, is worked on here.
     """
     mine, *others = _shares([size(thing) for thing in things])
     children = [_Child.start(work, [things[number] for number in share]) for share in others]
     try:
         found = {number: work(things[number]) for number in mine}
         for child, share in zip(children, others, strict=True):
-            results = child.results() or [work(things[number]) for number in share]
+            results = child.results() if child else None
+            results = results or [work(things[number]) for number in share]
             found.update(zip(share, results, strict=True))
     finally:
-        for child in children:
+        for child in filter(None, children):
             child.end()
     return [found[number] for number in range(len(things))]
 
@@ -59,9 +60,15 @@ class _Child(Generic[R]):
     pipe: BinaryIO
 
     @classmethod
-    def start(cls, work: Callable[[T], R], things: Sequence[T]) -> _Child[R]:
+    def start(cls, work: Callable[[T], R], things: Sequence[T]) -> _Child[R] | None:
+        """None where the system has no process, or no memory, for one more."""
         reading, writing = os.pipe()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(reading)
+            os.close(writing)
+            return None
         if pid:
             os.close(writing)
             return cls(pid, os.fdopen(reading, "rb"))

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import pickle
 from typing import NamedTuple
 
 import pytest
 
-from orchestrator.evidence.rows import Rows
+from orchestrator.evidence.rows import Rows, ascending, tuples
 
 
 class Cell(NamedTuple):
@@ -116,6 +117,49 @@ def test_joined_rows_have_the_columns_of_their_parts():
     assert joined == (*CELLS, CELLS[0])
     assert joined.column("number") == [10, 11, 12, 13]
     assert joined.column("L") == [64, 64, 128, 64]
+
+
+def test_joined_rows_ask_their_parts():
+    first, second = Rows(CELLS), Rows([CELLS[0], Cell("c", 64, 3.0)])
+    joined = Rows.joined([first, second, Rows[Cell]()])
+    assert joined.said("family") == {"a", "b", "c"}
+    assert joined.said("family", "L") == {("a", 64), ("b", 64), ("a", 128), ("c", 64)}
+    groups = joined.by("family")
+    assert list(groups) == ["a", "b", "c"]
+    assert groups["a"] == (CELLS[0], CELLS[2], CELLS[0])
+    assert groups["b"] is first.by("family")["b"]
+    assert joined.by("L", "family")[64, "a"] == (CELLS[0], CELLS[0])
+    double = joined.derived("double", lambda rows: [2 * length for length in rows.column("L")])
+    assert double == [128, 128, 256, 128, 128]
+    assert [groups[name].column("double") for name in "ac"] == [[128, 256, 128], [128]]
+
+
+def test_rows_come_through_to_another_process():
+    columns = {"family": ["a", "b", "a"], "L": [64] * 3, "ms": [0.0, -0.0, 1.5], "ok": [True] * 3}
+    rows = Rows.read(Cell, columns)
+    for told in (rows, Rows(rows), rows[:0], Rows.joined([rows, rows])):
+        again = pickle.loads(pickle.dumps(told))  # noqa: S301 - ours
+        assert again == told
+        assert again.kinds == told.kinds
+    again = pickle.loads(pickle.dumps(rows))  # noqa: S301 - ours
+    assert str(list(again)) == str(list(rows))  # zeros keep their signs
+    assert {name: again.column(name) for name in columns} == columns
+    assert again.column("long") == [False] * 3
+
+
+def test_tuples_are_of_their_kind():
+    assert tuples(Cell, "ab", [64, 65], [1.0, None]) == [Cell("a", 64, 1.0), Cell("b", 65, None)]
+    assert all(type(cell) is Cell for cell in tuples(Cell, "a", [64], [1.0]))
+    with pytest.raises(ValueError, match="shorter"):
+        tuples(Cell, "ab", [64], [1.0])
+
+
+def test_columns_ascend_where_every_row_says_so():
+    assert ascending([1, 2], [1, 3], [4, 3])
+    assert not ascending([1, 2], [1, 1])
+    assert not ascending([1, 2], [1, 3], [4, 2])
+    assert not ascending([1, None], [1, 3])
+    assert not ascending([1, 2], [None, 3])
 
 
 def test_a_derived_column_is_computed_once():

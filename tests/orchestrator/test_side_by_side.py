@@ -79,6 +79,16 @@ print(side_by_side(work, [LARGE, LARGE + 1], lambda size: size) == [LARGE, LARGE
     assert _said(script) == "True"
 
 
+def test_where_no_process_can_start_all_is_worked_on_here():
+    script = """
+def refused():
+    raise BlockingIOError(11, "Resource temporarily unavailable")
+os.fork = refused
+print(side_by_side(lambda size: os.getpid() == parent, [LARGE, LARGE], lambda size: size))
+"""
+    assert _said(script) == "[True, True]"
+
+
 def test_no_process_is_left_when_the_work_fails():
     script = """
 def work(size):
