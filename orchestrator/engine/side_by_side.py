@@ -46,6 +46,8 @@ def side_by_side(
 def _shares(sizes: Sequence[int]) -> list[list[int]]:
     """Which things each process works on, by number; the first is this one."""
     large = [number for number, size in enumerate(sizes) if size >= LARGE]
+    # the largest is worked on here: a child has to tell what it found, too
+    large.sort(key=sizes.__getitem__, reverse=True)
     # a copy of a process with threads may wait for ever for what one of them held
     alone = hasattr(os, "fork") and threading.active_count() == 1
     processes = min(len(large), os.cpu_count() or 1) if alone else 1
