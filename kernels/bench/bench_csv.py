@@ -148,7 +148,8 @@ class Records:
             elif fields[0].strip() == first and tuple(map(str.strip, fields)) == self.columns:
                 raise ContractError(f"{self._at}: a second header; the file was appended to")
             elif len(fields) != width:
-                why = "truncated?" if len(fields) < width else "is there a decimal comma?"
+                fewer = len(fields) < width
+                why = "it may be truncated" if fewer else "one may hold a decimal comma"
                 raise ContractError(
                     f"{self._at}: {len(fields)} fields, the header names {width}; {why}"
                 )

@@ -190,6 +190,7 @@ def not_one_run(rows: Sequence[BenchRow]) -> Iterator[str]:
     """What the rows of one run on one card do not have two of, and these rows have."""
     every = Rows.of(rows)
     for name in _RUN:
-        values = sorted({str(value) for value in every.said(name) if value})  # 0: unknown
+        said = (value for value in every.said(name) if value)  # 0: unknown
+        values = sorted({f"{v:g}" if isinstance(v, float) else str(v) for v in said})
         if len(values) > 1:
             yield f"{name} is {listed(values)}"
