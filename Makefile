@@ -23,8 +23,7 @@ run: $(VENV)/.run
 
 # Side by side: the controller's tests wait for links and processes, the kernels' compute.
 test:
-	@$(MAKE) --no-print-directory -j $(if $(TEST_FULL),1,2) --output-sync \
-		controller kernels-and-compat KERNEL_WORKERS=$(if $(TEST_FULL),2,1)
+	@$(MAKE) --no-print-directory -j $(if $(TEST_FULL),1,2) --output-sync controller kernels-and-compat
 	@echo "all tests passed"
 
 # The long versions: every kill, outages of a minute, the whole way over OpenSSH, the whole matrix.
