@@ -157,7 +157,10 @@ class TestReader:
             ("a,b\n1,2\na,b\n3,4\n#end,2\n", "line 3: a second header"),
             ("a,b\n1,2\n#end,1\na,b\n", "line 4: data after the end mark"),
             ("a,b\n1,2\n3\n#end,2\n", "line 3: 1 fields, the header names 2; it may be truncated"),
-            ("a,b\n1,0,18\n#end,1\n", "line 2: 3 fields, the header names 2; one may hold a decimal"),
+            (
+                "a,b\n1,0,18\n#end,1\n",
+                "line 2: 3 fields, the header names 2; one may hold a decimal",
+            ),
         ],
     )
     def test_broken(self, text, message):
