@@ -54,7 +54,7 @@ faults: $(VENV)/.dev
 	tests/system-packages.sh
 	$(BIN)/python $(PYTEST) 5 -W error tests/faults
 
-kernels-and-compat:
+kernels-and-compat: $(CACHE)/.environment
 	@$(MAKE) --no-print-directory kernels
 	@$(MAKE) --no-print-directory compat-quick
 
