@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import BinaryIO, Generic, TypeVar
+from typing import BinaryIO, Generic, NoReturn, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -30,15 +30,20 @@ def side_by_side(
     `size` is in bytes. A share whose process cannot start, or ends early, is worked on here.
     """
     mine, *others = _shares([size(thing) for thing in things])
-    children = [_Child.start(work, [things[number] for number in share]) for share in others]
+    children: list[_Child[R]] = []
     try:
+        for share in others:
+            child = _Child.start(work, share, things)
+            if child is None:
+                mine += share
+            else:
+                children.append(child)
         found = {number: work(things[number]) for number in mine}
-        for child, share in zip(children, others, strict=True):
-            results = child.results() if child else None
-            results = results or [work(things[number]) for number in share]
-            found.update(zip(share, results, strict=True))
+        for child in children:
+            results = child.results() or [work(things[number]) for number in child.share]
+            found.update(zip(child.share, results, strict=True))
     finally:
-        for child in filter(None, children):
+        for child in children:
             child.end()
     return [found[number] for number in range(len(things))]
 
@@ -58,28 +63,34 @@ def _shares(sizes: Sequence[int]) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class _Child(Generic[R]):
+    share: Sequence[int]
+    """Which things it works on, by number."""
     pid: int
     pipe: BinaryIO
 
     @classmethod
-    def start(cls, work: Callable[[T], R], things: Sequence[T]) -> _Child[R] | None:
-        """None where the system has no process, or no memory, for one more."""
-        reading, writing = os.pipe()
+    def start(
+        cls, work: Callable[[T], R], share: Sequence[int], things: Sequence[T]
+    ) -> _Child[R] | None:
+        """None where the system has no process, memory or file descriptors for one more."""
+        try:
+            reading, writing = os.pipe()
+        except OSError:
+            return None
+        # an interruption between the two lines would come twice, or leave a child that nobody knows
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         try:
             pid = os.fork()
+            if pid == 0:
+                _tell(work, [things[number] for number in share], reading, writing)
+            os.close(writing)
+            return cls(share, pid, os.fdopen(reading, "rb"))
         except OSError:
             os.close(reading)
             os.close(writing)
             return None
-        if pid:
-            os.close(writing)
-            return cls(pid, os.fdopen(reading, "rb"))
-        # whatever happens, a child ends here, and says nothing but what it found
-        with suppress(BaseException):
-            os.close(reading)
-            with os.fdopen(writing, "wb") as pipe:
-                pickle.dump([work(thing) for thing in things], pipe, pickle.HIGHEST_PROTOCOL)
-        os._exit(0)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def results(self) -> list[R] | None:
         """What it found; None where it ended before it had said all."""
@@ -90,7 +101,18 @@ class _Child(Generic[R]):
         return found
 
     def end(self) -> None:
+        """Kill it, unless it has ended. Where SIGCHLD is ignored the system has forgotten it."""
+        with suppress(ChildProcessError):
+            if os.waitpid(self.pid, os.WNOHANG) == (0, 0):
+                os.kill(self.pid, signal.SIGKILL)
+                os.waitpid(self.pid, 0)
         self.pipe.close()
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
+
+
+def _tell(work: Callable[[T], R], things: Sequence[T], reading: int, writing: int) -> NoReturn:
+    """Be the child: whatever happens, it ends here, and says nothing but what it found."""
+    with suppress(BaseException):
+        os.close(reading)
+        with os.fdopen(writing, "wb") as pipe:
+            pickle.dump([work(thing) for thing in things], pipe, pickle.HIGHEST_PROTOCOL)
+    os._exit(0)

@@ -190,7 +190,7 @@ def not_one_run(rows: Sequence[BenchRow]) -> Iterator[str]:
     """What the rows of one run on one card do not have two of, and these rows have."""
     every = Rows.of(rows)
     for name in _RUN:
-        said = (value for value in every.said(name) if value)  # 0: unknown
-        values = sorted({f"{v:g}" if isinstance(v, float) else str(v) for v in said})
+        values = {value for value in every.said(name) if value}  # 0: unknown
         if len(values) > 1:
-            yield f"{name} is {listed(values)}"
+            named = sorted(f"{v:.9g}" if isinstance(v, float) else str(v) for v in values)
+            yield f"{name} is {listed(named)}"

@@ -85,6 +85,7 @@ def test_bench_of_the_interpreter_passes_without_timing():
         ({"triton": "2.3.1"}, INVALID, Reason.MALFORMED, "triton is 2.3.1, 3.9.0"),
         ({"l2_mib": 40}, INVALID, Reason.MALFORMED, "l2_mib is 40, 72"),
         ({"sm_max_mhz": 3105}, INVALID, Reason.MALFORMED, "sm_max_mhz is 2520, 3105"),
+        ({"sm_max_mhz": 2520.004}, INVALID, Reason.MALFORMED, "sm_max_mhz is 2520, 2520.004"),
         ({"dist": "many"}, INVALID, Reason.MALFORMED, "line 3 is a dense row of dist=many"),
         ({"L": 256}, INVALID, Reason.MALFORMED, "not declare: L=256"),
         ({"L": 64}, INVALID, Reason.MALFORMED, "measured twice: L=64"),

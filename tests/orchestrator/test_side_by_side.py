@@ -89,6 +89,53 @@ print(side_by_side(lambda size: os.getpid() == parent, [LARGE, LARGE], lambda si
     assert _said(script) == "[True, True]"
 
 
+def test_where_no_pipe_can_be_had_all_is_worked_on_here():
+    script = """
+import resource
+used = max(map(int, os.listdir("/proc/self/fd")))
+resource.setrlimit(resource.RLIMIT_NOFILE, (used, used))
+print(side_by_side(lambda size: os.getpid() == parent, [LARGE, LARGE], lambda size: size))
+"""
+    assert _said(script) == "[True, True]"
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_whoever_started_this_may_ignore_its_children(ended: bool):
+    """The system then reaps them by itself, and there is none to wait for."""
+    script = f"""
+import signal, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+def work(size):
+    if os.getpid() == parent:
+        time.sleep(0.2)
+        if not {ended}:
+            raise ZeroDivisionError
+    elif not {ended}:
+        time.sleep(60)
+    return size
+try:
+    print(side_by_side(work, [LARGE, LARGE], lambda size: size) == [LARGE, LARGE])
+except ZeroDivisionError:
+    print(not {ended})
+"""
+    assert _said(script) == "True"
+
+
+def test_an_interruption_is_nothing_to_a_child():
+    """It is the command's, which then ends its children."""
+    script = """
+import signal
+def work(size):
+    if os.getpid() != parent:
+        os.kill(os.getpid(), signal.SIGINT)
+        return "child"
+    return "here"
+print(side_by_side(work, [LARGE, LARGE], lambda size: size))
+print(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+"""
+    assert _said(script) == "['here', 'child']\nset()"
+
+
 def test_no_process_is_left_when_the_work_fails():
     script = """
 def work(size):
