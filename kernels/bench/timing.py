@@ -115,11 +115,13 @@ def time_all(
         rounds.run(iters)
         timed = rounds.done - began
         samples = rounds.times()
-        if timed < MIN_ITERS or timed >= MAX_FACTOR * iters:
+        widest = _widest(samples, ratios)
+        if widest <= ENOUGH or timed < MIN_ITERS or timed >= MAX_FACTOR * iters:
             break
-        if _widest(samples, ratios) <= ENOUGH:
-            break
-    doubts += _too_wide(samples, ratios)
+    if timed < MIN_ITERS:
+        doubts.append(f"{timed} iterations are too few for an interval")
+    elif widest > NARROW:
+        doubts.append(f"after {timed} iterations the widest interval is still {widest:.1%}")
     waited = clock.late / (timed * len(contenders))
     if waited > 1 - MOSTLY:
         doubts.append(f"the device waited for Python in {waited:.0%} of the iterations")
@@ -147,18 +149,6 @@ def _warm_up(rounds: _Rounds, warmup: int) -> list[str]:
     if not warmup:
         return ["no warm-up"]
     return [f"still warming up after {MAX_WARMUPS * warmup} iterations"]
-
-
-def _too_wide(
-    samples: Mapping[str, Sequence[float]], ratios: Sequence[tuple[str, str]]
-) -> list[str]:
-    rounds = len(next(iter(samples.values())))
-    if rounds < MIN_ITERS:
-        return [f"{rounds} iterations are too few for an interval"]
-    widest = _widest(samples, ratios)
-    if widest <= NARROW:
-        return []
-    return [f"after {rounds} iterations the widest interval is still {widest:.1%}"]
 
 
 def _widest(samples: Mapping[str, Sequence[float]], ratios: Sequence[tuple[str, str]]) -> float:
