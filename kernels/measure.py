@@ -51,7 +51,7 @@ class Rows:
         assert self.index is not None
         if self.form == "varlen":
             return op.sel_attn_fwd_varlen_group(
-                self.Q, self.K, self.V, self.index, flags=flags, params=params
+                self.Q, self.K, self.V, self.index, max_len=self.L, flags=flags, params=params
             )
         return op.sel_attn_fwd_ranges(
             self.Q, self.K, self.V, self.index,

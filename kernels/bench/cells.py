@@ -143,7 +143,9 @@ def triton_side(level: str, flags: Flags) -> Run:
             dense = op.sel_attn_fwd_dense_group if flags.group else op.sel_attn_fwd_dense
             return dense(rows.Q, rows.K, rows.V, flags=flags)
         varlen = op.sel_attn_fwd_varlen_group if flags.group else op.sel_attn_fwd_varlen
-        return varlen(rows.Q, rows.K_all, rows.V_all, rows.cu_seqlens, flags=flags)
+        return varlen(
+            rows.Q, rows.K_all, rows.V_all, rows.cu_seqlens, max_len=rows.K.shape[1], flags=flags
+        )
 
     def operator(selection: Selection) -> Tensor:
         out = op.selection_attention_triton(*selection.operands(), max_len=selection.L, flags=flags)

@@ -120,13 +120,15 @@ def _dense(shape: Shape) -> None:
 
 def _varlen(shape: Shape) -> None:
     launcher = op.sel_attn_fwd_varlen_group if shape.group else op.sel_attn_fwd_varlen
-    launcher(
-        _tensor(shape, shape.rows, shape.heads, shape.D),
-        _tensor(shape, shape.rows * shape.length, shape.D),
-        _tensor(shape, shape.rows * shape.length, shape.Dv),
-        torch.arange(shape.rows + 1, dtype=torch.int32, device="cuda") * shape.length,
-        flags=shape.flags,
-    )
+    for longest in (None, shape.length):  # ragged for all that is known, and equal
+        launcher(
+            _tensor(shape, shape.rows, shape.heads, shape.D),
+            _tensor(shape, shape.rows * shape.length, shape.D),
+            _tensor(shape, shape.rows * shape.length, shape.Dv),
+            torch.arange(shape.rows + 1, dtype=torch.int32, device="cuda") * shape.length,
+            max_len=longest,
+            flags=shape.flags,
+        )
 
 
 def _ranges(shape: Shape) -> None:

@@ -11,7 +11,9 @@ form: each byte is read once. `heads == 1` is the per-head form, which reads the
 Tiles have at least 16 rows because that is the least `tl.dot` takes.
 
 With `SPLIT` a row's positions are shared among `splits` programs, each of which leaves its part in
-a workspace; `combine_rows` joins the parts. Few rows then still fill the device.
+a workspace; `combine_rows` joins the parts. Few rows then still fill the device. With `OVERLAP`
+(programmatic dependent launch) `combine_rows` starts at once and waits for the parts on the device,
+which hides what its launch takes.
 
 Scores are in units of log2: `scale` is `log2(e) / sqrt(D)`, and weights are `2 ** score`.
 
@@ -73,6 +75,23 @@ def _attend_tile(
     total = total * shrink + tl.sum(weights, 1)
     acc = acc * shrink[:, None] + tl.dot(weights.to(v.dtype), v, allow_tf32=False)
     return new_top, total, acc
+
+
+# assembly: what Triton has for these two, `tl.extra.cuda.gdc_*`, older versions look up and miss
+@triton.jit
+def _let_next_start():
+    """Let the kernel behind this one start when every program of this one has come here."""
+    tl.inline_asm_elementwise(
+        "griddepcontrol.launch_dependents; // $0", "=r", [], dtype=tl.int32, is_pure=False, pack=1
+    )
+
+
+@triton.jit
+def _wait_for_last():
+    """Wait until the kernel before this one is done and what it wrote can be read."""
+    tl.inline_asm_elementwise(
+        "griddepcontrol.wait; // $0", "=r", [], dtype=tl.int32, is_pure=False, pack=1
+    )
 
 
 @triton.jit
@@ -161,6 +180,7 @@ def dense_rows_fwd(
     scale,
     HAS_LENGTHS: tl.constexpr,
     SPLIT: tl.constexpr,
+    OVERLAP: tl.constexpr,
     D: tl.constexpr,
     DV: tl.constexpr,
     BLOCK_H: tl.constexpr,
@@ -172,6 +192,8 @@ def dense_rows_fwd(
 
     Grid: `(N * blocks * splits,)`.
     """
+    if OVERLAP:
+        _let_next_start()
     split = tl.program_id(0) % splits
     row = (tl.program_id(0) // splits // blocks).to(tl.int64)
     offs_h = tl.arange(0, BLOCK_H)
@@ -228,6 +250,7 @@ def varlen_rows_fwd(
     splits,
     scale,
     SPLIT: tl.constexpr,
+    OVERLAP: tl.constexpr,
     D: tl.constexpr,
     DV: tl.constexpr,
     BLOCK_H: tl.constexpr,
@@ -236,6 +259,8 @@ def varlen_rows_fwd(
     BLOCK_DV: tl.constexpr,
 ):
     """`heads` heads of one row, keys end to end. Grid: `(N * blocks * splits,)`."""
+    if OVERLAP:
+        _let_next_start()
     split = tl.program_id(0) % splits
     row = (tl.program_id(0) // splits // blocks).to(tl.int64)
     offs_h = tl.arange(0, BLOCK_H)
@@ -315,6 +340,7 @@ def ranges_fwd(
     splits,
     scale,
     SPLIT: tl.constexpr,
+    OVERLAP: tl.constexpr,
     D: tl.constexpr,
     DV: tl.constexpr,
     BLOCK_H: tl.constexpr,
@@ -331,6 +357,8 @@ def ranges_fwd(
 
     Grid: `(B * S * G * blocks * splits,)`.
     """
+    if OVERLAP:
+        _let_next_start()
     split = tl.program_id(0) % splits
     row32 = tl.program_id(0) // splits // blocks
     row = row32.to(tl.int64)
@@ -397,6 +425,7 @@ def combine_rows(
     ACC,  # [rows, splits, H, DV] fp32
     H,
     splits,
+    OVERLAP: tl.constexpr,
     DV: tl.constexpr,
     BLOCK_S: tl.constexpr,
     BLOCK_DV: tl.constexpr,
@@ -408,6 +437,8 @@ def combine_rows(
     offs_dv = tl.arange(0, BLOCK_DV)
     valid = offs_s < splits
     at = (row * splits + offs_s) * H + head
+    if OVERLAP:
+        _wait_for_last()
     top = tl.load(TOP + at, mask=valid, other=float("-inf"))
     total = tl.load(TOTAL + at, mask=valid, other=0.0)
     acc = tl.load(

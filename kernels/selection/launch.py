@@ -34,12 +34,15 @@ from .tuning import (
 LOG2_E = math.log2(math.e)
 MIN_TILE = 16
 """Smallest side of a tile that `tl.dot` takes."""
-MIN_RANGES = 8 if [int(part) for part in triton.__version__.split(".")[:2]] >= [3, 3] else 16
+TRITON = tuple(int(part) for part in triton.__version__.split(".")[:2])
+MIN_RANGES = 8 if TRITON >= (3, 3) else 16
 """Places for ranges in registers, at least, unless there is a single one. On fewer, Triton 3.6
 cannot compile a scan, and on 8, Triton 3.1 spills registers."""
 CHUNK_RANGES = 16
 """Ranges that are compared with all of a row's at a time."""
 COMBINE_WARPS = 4
+OVERLAP_FROM = (9, 0)
+"""Compute capability of the first cards with programmatic dependent launch."""
 
 _launched: ContextVar[list[str] | None] = ContextVar("launched", default=None)
 
@@ -73,6 +76,8 @@ class Plan:
     """Programs that share the keys of a row."""
     rows: int
     H: int
+    overlap: bool
+    """What joins the parts of split rows is started before they are there, and waits for them."""
 
     @property
     def blocks(self) -> int:
@@ -108,6 +113,7 @@ def plan_launch(
     """
     H, D = Q.shape[-2:]
     rows = Q.numel() // (H * D)
+    capability = torch.cuda.get_device_capability(Q.device) if Q.is_cuda else INTERPRETER
     # the tiles that are best for few rows spill registers where a key cannot be read by 16 bytes
     whole = all(side * Q.element_size() % ALIGNMENT_BYTES == 0 for side in (D, Dv))
     request = Request(
@@ -118,7 +124,7 @@ def plan_launch(
         H if group else 1,
         length,
         rows if whole else sys.maxsize,
-        torch.cuda.get_device_capability(Q.device) if Q.is_cuda else INTERPRETER,
+        capability,
     )
 
     def heads_of(found: LaunchParams) -> int:
@@ -137,7 +143,8 @@ def plan_launch(
         num_warps=flags.num_warps or found.num_warps,
         num_stages=flags.num_stages or stages,
     )
-    return Plan(found, heads_of(found), splits, rows, H)
+    overlap = splits > 1 and TRITON >= (3, 6) and capability >= OVERLAP_FROM
+    return Plan(found, heads_of(found), splits, rows, H, overlap)
 
 
 def launch_rows(
@@ -190,6 +197,7 @@ def launch_rows(
             *(plan.heads, plan.blocks, plan.splits, LOG2_E / math.sqrt(D)),
         ),
         SPLIT=split,
+        OVERLAP=plan.overlap,
         D=D,
         DV=Dv,
         BLOCK_H=tile(plan.heads),
@@ -207,10 +215,13 @@ def launch_rows(
             (plan.rows * plan.H,),
             Q,
             (out, *parts, plan.H, plan.splits),
+            OVERLAP=plan.overlap,
             DV=Dv,
             BLOCK_S=triton.next_power_of_2(plan.splits),
             BLOCK_DV=tile(Dv),
             num_warps=COMBINE_WARPS,
+            # an option that older versions of Triton do not know
+            **({"launch_pdl": True} if plan.overlap else {}),
         )
 
 

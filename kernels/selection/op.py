@@ -80,6 +80,7 @@ def sel_attn_fwd_varlen(
     V_all: Tensor,
     cu_seqlens: Tensor,
     *,
+    max_len: int | None = None,
     flags: Flags | None = None,
     params: LaunchParams | None = None,
 ) -> Tensor:
@@ -91,6 +92,8 @@ def sel_attn_fwd_varlen(
         V_all: `[sum L, Dv]`.
         cu_seqlens: `[N + 1]` int32 or int64; row `i` owns keys `cu_seqlens[i]` to
             `cu_seqlens[i + 1]`. Clamped to the keys there are.
+        max_len: keys of the longest row, if the host knows. A hint, by which rows of equal length
+            are known: a wrong one costs time alone.
         flags: None reads the environment.
         params: in place of the tuning table's, for measuring.
 
@@ -100,7 +103,7 @@ def sel_attn_fwd_varlen(
     Raises:
         InvalidInput, Unsupported: as `sel_attn_fwd_dense`.
     """
-    return _varlen(Q, K_all, V_all, cu_seqlens, flags, group=False, params=params)
+    return _varlen(Q, K_all, V_all, cu_seqlens, flags, group=False, max_len=max_len, params=params)
 
 
 def sel_attn_fwd_varlen_group(
@@ -109,11 +112,12 @@ def sel_attn_fwd_varlen_group(
     V_all: Tensor,
     cu_seqlens: Tensor,
     *,
+    max_len: int | None = None,
     flags: Flags | None = None,
     params: LaunchParams | None = None,
 ) -> Tensor:
     """`sel_attn_fwd_varlen` with all heads of a row in one tile; at most 64 heads."""
-    return _varlen(Q, K_all, V_all, cu_seqlens, flags, group=True, params=params)
+    return _varlen(Q, K_all, V_all, cu_seqlens, flags, group=True, max_len=max_len, params=params)
 
 
 def sel_attn_fwd_ranges(
@@ -276,6 +280,7 @@ def _varlen(
     flags: Flags | None,
     *,
     group: bool,
+    max_len: int | None = None,
     params: LaunchParams | None = None,
 ) -> Tensor:
     flags = flags or Flags.from_env()
@@ -295,10 +300,12 @@ def _varlen(
     if out.numel() == 0 or K_all.shape[0] == 0:
         return out.zero_()
     keys = K_all.shape[0]
-    mean = math.ceil(keys / N)  # how long rows are is known to the device only
+    mean = math.ceil(keys / N)  # how long each row is is known to the device only
+    # equal rows want the tiles of dense ones, not those with which ragged ones balance best
+    form = "dense" if max_len is not None and max_len <= mean else "varlen"
     launch_rows(
         "varlen_rows",
-        plan_launch("varlen", Q, V_all.shape[1], mean, group=group, flags=flags, params=params),
+        plan_launch(form, Q, V_all.shape[1], mean, group=group, flags=flags, params=params),
         Q,
         V_all,
         out,

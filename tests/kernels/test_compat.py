@@ -19,6 +19,7 @@ from kernels.compat.environments import Environment
 from kernels.compat.matrix import Cell, Outcome, Status, Stopped, _telling, compile_cell
 from kernels.compat.table import as_json, markdown
 from kernels.compat.targets import TARGETS
+from kernels.selection.launch import TRITON as TRITON_VERSION
 
 ROOT = Path(__file__).parents[2]
 TRITON = importlib.metadata.version("triton")
@@ -47,6 +48,40 @@ BAD = {
     "aborts": (Status.ABORTED, "LLVM ERROR: Invalid $ operand number"),
     "endless": (Status.TIMED_OUT, "nothing for 25 s"),
 }
+
+
+SPLIT_ROWS = """
+import json, torch
+from kernels.compat.launches import recorded
+from kernels.compat.targets import TARGETS
+from kernels.compat.worker import _pretend_driver
+from kernels.selection import op
+
+target = TARGETS["{target}"]
+with recorded(target) as launches:
+    Q, K, V = (torch.empty(2, n, 64, dtype=torch.float16, device="cuda") for n in (8, 512, 512))
+    op.sel_attn_fwd_dense_group(Q, K, V)
+_pretend_driver(target)
+found = []
+for launch in launches:
+    ptx = launch.function.warmup(grid=(1,), **launch.args, **launch.options).asm["ptx"]
+    words = [word.strip(";") for line in ptx.splitlines() for word in line.split()]
+    kinds = {{"griddepcontrol." + end: end for end in ("launch_dependents", "wait")}}
+    found.append([kinds.get(w, "load") for w in words if w in kinds or w.startswith("ld.global")])
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(TRITON_VERSION < (3, 6), reason="this Triton cannot overlap launches")
+@pytest.mark.parametrize(
+    ("target", "first"), [("sm_89", ["load", "load"]), ("sm_90", ["launch_dependents", "wait"])]
+)
+def test_parts_are_joined_by_a_kernel_that_waits_before_it_reads(target, first):
+    found = without_interpreter(SPLIT_ROWS.format(target=target))
+    assert [steps[0] for steps in found] == first
+    for steps in found:
+        assert len(steps) > 1
+        assert set(steps[1:]) == {"load"}
 
 
 def test_each_bad_kernel_is_named_with_its_error_and_none_ends_the_matrix():

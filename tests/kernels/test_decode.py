@@ -65,6 +65,15 @@ def test_decode_over_several_groups_with_poison_between_the_ranges():
     assert_matches(out, oracle)
 
 
+def test_calls_behind_each_other_join_their_own_parts():
+    # the workspace of one is the memory of the next: parts read too early are those of another row
+    K, V = randn(1, 256, 16), randn(1, 256, 16)
+    rows = [randn(1, 2, 16) for _ in range(200 if DEVICE.type == "cuda" else 3)]
+    outs = [op.sel_attn_fwd_dense_group(Q, K, V, flags=split_flags(4)) for Q in rows]
+    for Q, out in zip(rows, outs, strict=True):
+        assert_matches(out, dense_attention_oracle(Q, K, V))
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, within the interpreter
 def test_parts_whose_scores_are_all_minus_infinity_weigh_nothing():
     Q, K, V = torch.rand(1, 2, 16) + 0.1, torch.rand(1, 256, 16), torch.rand(1, 256, 16)

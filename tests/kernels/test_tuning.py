@@ -148,6 +148,20 @@ class TestLaunch:
         assert self.plan(randn(4, 16, 128), length=1024).splits == 16
         assert asked == [("dense", 1024), ("split", 64)]
 
+    def test_rows_that_are_known_to_be_equal_have_the_tiles_of_dense_ones(self, monkeypatch):
+        asked = []
+        monkeypatch.setattr(
+            launch, "launch_params", lambda r: asked.append(r.kernel) or LaunchParams(16, 16, 1, 3)
+        )
+        monkeypatch.setattr(launch, "_start", lambda *args, **kw: None)
+        Q, K = randn(3, 2, 16), randn(60, 16)
+        cu = torch.arange(4, device=DEVICE) * 20
+        for launcher in (op.sel_attn_fwd_varlen, op.sel_attn_fwd_varlen_group):
+            launcher(Q, K, K, cu)
+            launcher(Q, K, K, cu, max_len=21)
+            launcher(Q, K, K, cu, max_len=20)
+        assert asked == ["varlen", "varlen", "dense"] * 2
+
     @pytest.mark.parametrize(("D", "rows"), [(96, 256), (100, sys.maxsize)])
     def test_tiles_for_few_rows_are_for_keys_read_by_16_bytes(self, D, rows, monkeypatch):
         asked = []
