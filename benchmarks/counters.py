@@ -24,16 +24,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.rows import (
-    DECODE_CACHE,
-    DECODE_GROUPS,
-    DECODE_HEADS,
-    DECODE_KEYS,
-    H,
-    N,
-    probe_call,
-)
-from kernels.measure import Rows, dense_rows, ranges_rows, varlen_rows
+from benchmarks.rows import FEWER_HEADS, cells, decode_rows, probe_call
 from kernels.selection.flags import Flags
 
 SECTIONS = ("SpeedOfLight", "MemoryWorkloadAnalysis", "Occupancy", "LaunchStats", "WarpStateStats")
@@ -58,33 +49,22 @@ SHOWN_STALLS = 3
 CELL = ("cell", "D", "L")
 
 
-def cells(dims: Sequence[int], lengths: Sequence[int]) -> Iterator[tuple[str, int, int, Rows]]:
-    """Name, D, L and rows of each cell, always in the same order."""
-    torch.manual_seed(0)
-    like = torch.empty(0, dtype=torch.float16, device="cuda")
-    for D in dims:
-        for L in lengths:
-            yield "dense", D, L, dense_rows(N, H, D, D, L, like=like)
-            yield "equal", D, L, varlen_rows(N, H, D, D, L, ragged=False, like=like)
-            yield "ragged", D, L, varlen_rows(N, H, D, D, L, ragged=True, like=like)
-            yield "ranges", D, L, ranges_rows(N, H, D, D, L, like=like)
-    decode = ranges_rows(
-        1, DECODE_HEADS, 128, 128, DECODE_KEYS, G=DECODE_GROUPS, S_kv=DECODE_CACHE, like=like
-    )
-    yield "decode", 128, DECODE_KEYS, decode
-
-
 def launch(dims: Sequence[int], lengths: Sequence[int]) -> Iterator[tuple[str, int, int]]:
     """Launch each cell's kernels once; one item for each, in the order of their launches."""
     flags = Flags.from_env()
-    for cell, D, L, rows in cells(dims, lengths):
+    torch.manual_seed(0)
+    like = torch.empty(0, dtype=torch.float16, device="cuda")
+    for cell, D, L, rows in cells(dims, lengths, like):
+        if rows.Q.shape[-2] == FEWER_HEADS:
+            continue  # they read what those of more heads read
         rows.triton(flags)
         yield cell, D, L
-        if cell == "decode":
-            yield f"{cell}, combination", D, L
-        else:
-            probe_call(rows, *PROBE)()
-            yield f"{cell}, probe", D, L
+        probe_call(rows, *PROBE)()
+        yield f"{cell}, probe", D, L
+    decode = decode_rows(like)
+    decode.triton(flags)
+    for kernel in ("decode", "decode, combination"):
+        yield kernel, decode.Q.shape[-1], decode.L
     torch.cuda.synchronize()
 
 
@@ -92,7 +72,7 @@ def read(lines: Iterable[str]) -> list[dict[str, str]]:
     """What Nsight Compute wrote with `--page raw --csv`: our columns of each kernel, as text.
 
     Raises:
-        ValueError: there is no table in it.
+        ValueError: there is no table in it, or one in units that are not known.
     """
     table = csv.reader(line for line in lines if line.strip() and not line.startswith("=="))
     header = next(table, None)
@@ -113,7 +93,11 @@ def read(lines: Iterable[str]) -> list[dict[str, str]]:
 def _scaled(value: str, scales: Mapping[str, float] | None, unit: str) -> str:
     """A number in the unit of our column; as it stands where we know no other."""
     plain = value.replace(",", "")
-    return f"{float(plain) * scales[unit]:.4g}" if plain and scales else plain
+    if not plain or not scales:
+        return plain
+    if unit not in scales:
+        raise ValueError(f"Nsight Compute counts in {unit!r}; known are {', '.join(scales)}")
+    return f"{float(plain) * scales[unit]:.4g}"
 
 
 def _stalls(values: Mapping[str, str]) -> str:
@@ -161,7 +145,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if done.returncode:
         return _refuse(f"ncu failed:\n{text[-1000:]}\n{done.stderr[-1000:]}", 1)
     named = list(named_cells(done.stdout))
-    kernels = read(text.splitlines())
+    try:
+        kernels = read(text.splitlines())
+    except ValueError as error:  # without permission for the counters it says so and exits with 0
+        return _refuse(f"{error}:\n{text[-1000:]}", 1)
     if len(named) != len(kernels):
         return _refuse(f"ncu saw {len(kernels)} kernels, {len(named)} were launched", 1)
     rows = [{**cell, **counted} for cell, counted in zip(named, kernels, strict=True)]

@@ -77,7 +77,7 @@ class _Child(Generic[R]):
             reading, writing = os.pipe()
         except OSError:
             return None
-        # an interruption between the two lines would come twice, or leave a child that nobody knows
+        # an interruption right after the fork would come twice, or leave a child that nobody knows
         before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         try:
             pid = os.fork()

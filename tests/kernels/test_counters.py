@@ -28,7 +28,7 @@ def test_columns_are_ours_in_our_units_and_the_longest_waits_come_first():
 
 def test_a_unit_that_is_not_known_is_no_number_of_ours():
     lines = [line.replace('"ns"', '"fortnight"') for line in written(["0", "x", "1", "2", *"1111"])]
-    with pytest.raises(KeyError, match="fortnight"):
+    with pytest.raises(ValueError, match="fortnight"):
         counters.read(lines)
 
 
@@ -44,6 +44,26 @@ def test_cells_are_told_from_what_else_is_printed():
         ("dense", "128", "64"),
         ("dense, probe", "128", "64"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ("echo '==ERROR== no permission for the counters' >$5", "no permission for the counters"),
+        ("exit 3", "ncu failed"),
+        ('echo \'"ID","Kernel Name"\n"",""\n"0","x"\' >$5', "ncu saw 1 kernels, 0 were"),
+    ],
+)
+def test_an_ncu_that_counts_nothing_is_named(script, why, tmp_path, capsys, monkeypatch):
+    ncu = tmp_path / "ncu"
+    ncu.write_text(f"#!/bin/sh\n{script}\n")
+    ncu.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(counters, "launch", lambda dims, lengths: [])
+    assert counters.main(["--csv", str(tmp_path / "x.csv")]) == 1
+    assert why in capsys.readouterr().err
+    assert not (tmp_path / "x.csv").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="what happens without a CUDA device")

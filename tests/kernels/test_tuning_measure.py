@@ -89,6 +89,7 @@ def test_goals():
     assert benchmark.missed(aim, 0.96, 2.6, 3.1) == ""
     assert benchmark.missed(aim, 0.94, 2.6, 3.1) == "0.94 of the probe, goal 0.95"
     assert "2.40 x the strongest" in benchmark.missed(aim, 0.96, 2.4, 3.1)
+    assert "2.40 x varlen_attn" in benchmark.missed(aim, 0.96, 2.4, 3.1, "varlen_attn")
     assert "plain" in benchmark.missed(aim, 0.96, 2.6, 2.9)
     assert benchmark.missed(aim, 0.96, 2.6, math.nan) == ""  # it does not exist at this level
 
@@ -156,13 +157,31 @@ def test_a_cell_is_checked_before_it_is_timed(name, card, monkeypatch):
     line = benchmark.measure(TickingClock(), name, rows.L, rows, aim, triton_flags())
     assert line.bytes == rows.bytes_read()
     assert line.kernels.endswith("fwd.group")
-    assert "x the strongest, goal 1.50" in line.missed
+    rival = "the strongest" if math.isnan(line.varlen_us) else "varlen_attn"
+    assert f"x {rival}, goal 1.50" in line.missed
     assert 0 < line.max_err < 4e-3
     if DEVICE.type == "cpu":
         assert ".cudnn: RuntimeError" in line.left_out
     monkeypatch.setattr(Rows, "triton", lambda self, flags: self.oracle().half() + 1)
     with pytest.raises(ArithmeticError, match="the kernel errs"):
         benchmark.measure(TickingClock(), name, rows.L, rows, aim, triton_flags())
+
+
+def test_rows_end_to_end_have_goals_beside_what_takes_such_rows(card, monkeypatch):
+    monkeypatch.setattr(benchmark, "PROBE_WIDTHS", (16,))
+    monkeypatch.setattr(benchmark, "PROBE_WARPS", (1,))
+    rows = varlen_rows(3, 8, 16, 16, 20, ragged=True, like=LIKE)
+    (plain, *_) = [call for name, call in benchmark.references(rows) if name == benchmark.PLAIN]
+    rivals = [("faster", plain), (benchmark.VARLEN, plain)]
+    monkeypatch.setattr(benchmark, "references", lambda rows: rivals)
+    clock = TickingClock()
+    times = iter([(10.0, 0.0), (9.0, 0.0), (8.0, 0.0), (30.0, 1.0)])  # ours, probe, the two
+    monkeypatch.setattr(clock, "microseconds", lambda call, hopeless=math.inf: next(times))
+    aim = benchmark.Goal(0.0, 2.0)
+    line = benchmark.measure(clock, "ragged", rows.L, rows, aim, triton_flags())
+    assert (line.strongest, line.strongest_us, line.ratio) == ("faster", 8.0, 0.8)
+    assert (line.varlen_us, line.varlen_low) == (30.0, 2.9)
+    assert "goal 2.00" not in line.missed
 
 
 def test_decode_is_timed_with_and_without_combining(card, monkeypatch):
