@@ -1,6 +1,6 @@
 """Rows to time and a clock for them, for `kernels.tune` and `benchmarks.rows`.
 
-Independent of `kernels.bench` on purpose: two harnesses that share nothing can check each other.
+Independent of `kernels.bench` on purpose: two harnesses that share no clock can check each other.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels.capture import captured
 from kernels.selection import op
 from kernels.selection.flags import Flags
 from kernels.selection.reference import (
@@ -162,7 +163,7 @@ class ColdClock:
         torch.amax(self._cold, 0, out=self._sink)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with captured(graph):
             for _ in range(self.repeats):
                 torch.amax(self._cold, 0, out=self._sink)
                 call()

@@ -32,6 +32,7 @@ from kernels.bench.clock import MIN_FLUSH_BYTES, l2_bytes
 from kernels.bench.machine import Machine, NoDevice, this_machine
 from kernels.bench.options import Family, parse
 from kernels.bench.workloads import build
+from kernels.capture import captured
 from kernels.selection.flags import Flags
 
 AA, REPEAT, INDEPENDENT = 0.01, 0.03, 0.05
@@ -184,7 +185,7 @@ def _replayed(calls: Sequence[Callable[[], object]]) -> float:
 def _captured(calls: Sequence[Callable[[], object]]) -> torch.cuda.CUDAGraph:
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with captured(graph):
         for call in calls:
             call()
     return graph

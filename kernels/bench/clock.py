@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from kernels.capture import captured
+
 Calls = Sequence[Callable[[], Tensor]]
 
 MIN_FLUSH_BYTES = 64 * 2**20
@@ -228,7 +230,7 @@ class _CudaClock:
         torch.cuda.synchronize(self._device)
         graph = torch.cuda.CUDAGraph()
         outputs = []
-        with torch.cuda.graph(graph, pool=self._pool):
+        with captured(graph, pool=self._pool):
             for _ in range(passes):
                 if self.flush_bytes:
                     self._flush.zero_()
