@@ -24,7 +24,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.rows import FEWER_HEADS, cells, decode_rows, probe_call
+from benchmarks.probe import probe_call
+from benchmarks.rows import FEWER_HEADS, cells, decode_rows
 from kernels.selection.flags import Flags
 
 SECTIONS = ("SpeedOfLight", "MemoryWorkloadAnalysis", "Occupancy", "LaunchStats", "WarpStateStats")

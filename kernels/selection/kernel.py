@@ -1,6 +1,6 @@
 """The Triton kernels: attention of a few query heads over one row's keys, in one pass.
 
-The three forms share `_attend_tile`: online softmax with fp32 accumulators held in registers, each
+The three forms share `attend_tile`: online softmax with fp32 accumulators held in registers, each
 K and V byte read once. They differ only in where the key at a position of the row lies: in a row of
 its own (dense), end to end with other rows (varlen), or in place, in ranges of a shared cache. In
 the last, a position is mapped to its key by prefix sums of the ranges, so that tiles stay full
@@ -30,127 +30,7 @@ is no other in 2.3.1), no block pointers (gone in 3.9), no tensor descriptors (f
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def _attend_tile(
-    q,  # [BLOCK_H, BLOCK_D]
-    K,  # pointer to key 0
-    V,
-    key,  # [BLOCK_L] int64
-    valid,  # [BLOCK_L] bool
-    stride_kl,
-    stride_kd,
-    stride_vl,
-    stride_vd,
-    scale,
-    top,  # [BLOCK_H] fp32: largest score so far
-    total,  # [BLOCK_H] fp32: sum of 2 ** (score - top)
-    acc,  # [BLOCK_H, BLOCK_DV] fp32: weighted values, not yet divided by total
-    D: tl.constexpr,
-    DV: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_DV: tl.constexpr,
-):
-    # int64 on every axis: a layout with the head dimension outermost strides past 2**31 too
-    offs_d = tl.arange(0, BLOCK_D).to(tl.int64)
-    offs_dv = tl.arange(0, BLOCK_DV).to(tl.int64)
-    # zeros, not whatever lies beyond the row: 0 * NaN in the second dot would be NaN
-    k = tl.load(
-        K + key[:, None] * stride_kl + offs_d[None, :] * stride_kd,
-        mask=valid[:, None] & (offs_d < D)[None, :],
-        other=0.0,
-    )
-    v = tl.load(
-        V + key[:, None] * stride_vl + offs_dv[None, :] * stride_vd,
-        mask=valid[:, None] & (offs_dv < DV)[None, :],
-        other=0.0,
-    )
-    scores = tl.dot(q, tl.trans(k), allow_tf32=False)
-    scores = tl.where(valid[None, :], scores, float("-inf"))
-    new_top = tl.maximum(top, tl.max(scores, 1) * scale)
-    # scores may all be -inf so far (keys of -inf, or an overflow): -inf - -inf would be NaN
-    base = tl.where(new_top == float("-inf"), 0.0, new_top)
-    shrink = tl.math.exp2(top - base)
-    weights = tl.math.exp2(scores * scale - base[:, None])
-    total = total * shrink + tl.sum(weights, 1)
-    acc = acc * shrink[:, None] + tl.dot(weights.to(v.dtype), v, allow_tf32=False)
-    return new_top, total, acc
-
-
-# assembly: what Triton has for these two, `tl.extra.cuda.gdc_*`, older versions look up and miss
-@triton.jit
-def _let_next_start():
-    """Let the kernel behind this one start when every program of this one has come here."""
-    tl.inline_asm_elementwise(
-        "griddepcontrol.launch_dependents; // $0", "=r", [], dtype=tl.int32, is_pure=False, pack=1
-    )
-
-
-@triton.jit
-def _wait_for_last():
-    """Wait until the kernel before this one is done and what it wrote can be read."""
-    tl.inline_asm_elementwise(
-        "griddepcontrol.wait; // $0", "=r", [], dtype=tl.int32, is_pure=False, pack=1
-    )
-
-
-@triton.jit
-def _share(length, split, splits, BLOCK_L: tl.constexpr):
-    """Positions of a row that are this program's: whole tiles, as evenly as they go."""
-    share = tl.cdiv(tl.cdiv(length, BLOCK_L), splits) * BLOCK_L
-    first = tl.minimum(split * share, length)
-    return first, tl.minimum(first + share, length)
-
-
-@triton.jit
-def _load_heads(
-    Q,  # pointer to head 0 of the row
-    stride_h,
-    stride_d,
-    head,
-    head_mask,
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    offs_d = tl.arange(0, BLOCK_D).to(tl.int64)
-    return tl.load(
-        Q + head.to(tl.int64)[:, None] * stride_h + offs_d[None, :] * stride_d,
-        mask=head_mask[:, None] & (offs_d < D)[None, :],
-        other=0.0,
-    )
-
-
-@triton.jit
-def _store(
-    OUT,  # [rows, H, DV] contiguous
-    TOP,  # [rows, splits, H] fp32, as TOTAL; None unless SPLIT
-    TOTAL,
-    ACC,  # [rows, splits, H, DV] fp32
-    row,
-    head,
-    head_mask,
-    split,
-    splits,
-    H,
-    top,
-    total,
-    acc,
-    DV: tl.constexpr,
-    BLOCK_DV: tl.constexpr,
-    SPLIT: tl.constexpr,
-):
-    offs_dv = tl.arange(0, BLOCK_DV)
-    mask = head_mask[:, None] & (offs_dv < DV)[None, :]
-    if SPLIT:
-        at = (row * splits + split) * H + head
-        tl.store(TOP + at, top, mask=head_mask)
-        tl.store(TOTAL + at, total, mask=head_mask)
-        tl.store(ACC + at[:, None] * DV + offs_dv[None, :], acc, mask=mask)
-    else:
-        # a row without keys, or with scores of -inf only, has total == 0 and acc == 0: zeros
-        out = acc / tl.where(total == 0.0, 1.0, total)[:, None]
-        at = row * H + head
-        tl.store(OUT + at[:, None] * DV + offs_dv[None, :], out.to(OUT.dtype.element_ty), mask=mask)
+from .tiles import attend_tile, let_next_start, load_heads, share_of, store_rows, wait_for_last
 
 
 @triton.jit
@@ -193,19 +73,19 @@ def dense_rows_fwd(
     Grid: `(N * blocks * splits,)`.
     """
     if OVERLAP:
-        _let_next_start()
+        let_next_start()
     split = tl.program_id(0) % splits
     row = (tl.program_id(0) // splits // blocks).to(tl.int64)
     offs_h = tl.arange(0, BLOCK_H)
     head = (tl.program_id(0) // splits % blocks) * heads + offs_h
     head_mask = (offs_h < heads) & (head < H)
-    q = _load_heads(Q + row * stride_qn, stride_qh, stride_qd, head, head_mask, D, BLOCK_D)
+    q = load_heads(Q + row * stride_qn, stride_qh, stride_qd, head, head_mask, D, BLOCK_D)
     length = L
     if HAS_LENGTHS:
         # clamped before it is narrowed: 2**32 keys are too many, not none
         length = tl.minimum(tl.load(LENGTHS + row).to(tl.int64), L)
         length = tl.maximum(length, 0).to(tl.int32)
-    first, end = _share(length, split, splits, BLOCK_L)
+    first, end = share_of(length, split, splits, BLOCK_L)
     K += row * stride_kn
     V += row * stride_vn
     offs_l = tl.arange(0, BLOCK_L)
@@ -214,13 +94,13 @@ def dense_rows_fwd(
     acc = tl.zeros([BLOCK_H, BLOCK_DV], tl.float32)
     for at in range(first, end, BLOCK_L):
         position = at + offs_l
-        top, total, acc = _attend_tile(
+        top, total, acc = attend_tile(
             q, K, V, position.to(tl.int64), position < end,
             stride_kl, stride_kd, stride_vl, stride_vd,
             scale, top, total, acc,
             D, DV, BLOCK_D, BLOCK_DV,
         )  # fmt: skip
-    _store(
+    store_rows(
         OUT, TOP, TOTAL, ACC, row, head, head_mask, split, splits, H, top, total, acc,
         DV, BLOCK_DV, SPLIT,
     )  # fmt: skip
@@ -260,31 +140,31 @@ def varlen_rows_fwd(
 ):
     """`heads` heads of one row, keys end to end. Grid: `(N * blocks * splits,)`."""
     if OVERLAP:
-        _let_next_start()
+        let_next_start()
     split = tl.program_id(0) % splits
     row = (tl.program_id(0) // splits // blocks).to(tl.int64)
     offs_h = tl.arange(0, BLOCK_H)
     head = (tl.program_id(0) // splits % blocks) * heads + offs_h
     head_mask = (offs_h < heads) & (head < H)
-    q = _load_heads(Q + row * stride_qn, stride_qh, stride_qd, head, head_mask, D, BLOCK_D)
+    q = load_heads(Q + row * stride_qn, stride_qh, stride_qd, head, head_mask, D, BLOCK_D)
     # clamped: a wrong cu_seqlens gives a wrong row, never a read outside K and V
     row_first = tl.maximum(tl.load(CU_SEQLENS + row).to(tl.int64), 0)
     row_end = tl.minimum(tl.load(CU_SEQLENS + row + 1).to(tl.int64), keys)
     length = tl.maximum(row_end - row_first, 0).to(tl.int32)
-    first, end = _share(length, split, splits, BLOCK_L)
+    first, end = share_of(length, split, splits, BLOCK_L)
     offs_l = tl.arange(0, BLOCK_L)
     top = tl.full([BLOCK_H], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_H], tl.float32)
     acc = tl.zeros([BLOCK_H, BLOCK_DV], tl.float32)
     for at in range(first, end, BLOCK_L):
         position = at + offs_l
-        top, total, acc = _attend_tile(
+        top, total, acc = attend_tile(
             q, K, V, row_first + position, position < end,
             stride_kl, stride_kd, stride_vl, stride_vd,
             scale, top, total, acc,
             D, DV, BLOCK_D, BLOCK_DV,
         )  # fmt: skip
-    _store(
+    store_rows(
         OUT, TOP, TOTAL, ACC, row, head, head_mask, split, splits, H, top, total, acc,
         DV, BLOCK_DV, SPLIT,
     )  # fmt: skip
@@ -358,7 +238,7 @@ def ranges_fwd(
     Grid: `(B * S * G * blocks * splits,)`.
     """
     if OVERLAP:
-        _let_next_start()
+        let_next_start()
     split = tl.program_id(0) % splits
     row32 = tl.program_id(0) // splits // blocks
     row = row32.to(tl.int64)
@@ -371,7 +251,7 @@ def ranges_fwd(
     offs_n = tl.arange(0, BLOCK_N)
     start, end_n = _load_ranges(RANGES + row * n * 2, offs_n, n, S_kv)
     Q += b * stride_qb + s * stride_qs + g * stride_qg
-    q = _load_heads(Q, stride_qh, stride_qd, head, head_mask, D, BLOCK_D)
+    q = load_heads(Q, stride_qh, stride_qd, head, head_mask, D, BLOCK_D)
     # ptxas would ask for the heads when it is done with the ranges, and wait once more
     tl.debug_barrier()
     if BLOCK_N == 1:
@@ -393,7 +273,7 @@ def ranges_fwd(
         before = tl.sum(tl.cumsum(taken[None, :], 1), 0) - taken
     shift = start - before  # from a position within the range to its key
     width = taken.to(tl.uint32)
-    first, end = _share(tl.sum(taken, 0), split, splits, BLOCK_L)
+    first, end = share_of(tl.sum(taken, 0), split, splits, BLOCK_L)
     K += b * stride_kb + g * stride_kg
     V += b * stride_vb + g * stride_vg
     offs_l = tl.arange(0, BLOCK_L)
@@ -405,13 +285,13 @@ def ranges_fwd(
         # unsigned, so that one comparison tells: positions before the range are far beyond it
         within = (position[:, None] - before[None, :]).to(tl.uint32) < width[None, :]
         key = position + tl.sum(tl.where(within, shift[None, :], 0), 1)
-        top, total, acc = _attend_tile(
+        top, total, acc = attend_tile(
             q, K, V, key.to(tl.int64), position < end,
             stride_kl, stride_kd, stride_vl, stride_vd,
             scale, top, total, acc,
             D, DV, BLOCK_D, BLOCK_DV,
         )  # fmt: skip
-    _store(
+    store_rows(
         OUT, TOP, TOTAL, ACC, row, head, head_mask, split, splits, H, top, total, acc,
         DV, BLOCK_DV, SPLIT,
     )  # fmt: skip
@@ -438,7 +318,7 @@ def combine_rows(
     valid = offs_s < splits
     at = (row * splits + offs_s) * H + head
     if OVERLAP:
-        _wait_for_last()
+        wait_for_last()
     top = tl.load(TOP + at, mask=valid, other=float("-inf"))
     total = tl.load(TOTAL + at, mask=valid, other=0.0)
     acc = tl.load(
@@ -447,7 +327,7 @@ def combine_rows(
         other=0.0,
     )
     best = tl.max(top, 0)
-    # as in _attend_tile: parts without keys, or with scores of -inf only, weigh nothing
+    # as in attend_tile: parts without keys, or with scores of -inf only, weigh nothing
     weights = tl.math.exp2(top - tl.where(best == float("-inf"), 0.0, best))
     total = tl.sum(total * weights, 0)
     out = tl.sum(acc * weights[:, None], 0) / tl.where(total == 0.0, 1.0, total)

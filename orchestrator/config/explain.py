@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from orchestrator.config.document import Document, Location
 from orchestrator.config.hints import did_you_mean, listing, nearest, shown
 from orchestrator.errors import ConfigError
-from orchestrator.models.playbook import EnvName, Identifier
+from orchestrator.models.values import EnvName, Identifier
 
 _MAX_ERRORS = 100
 _MAPPING = "keys and values"

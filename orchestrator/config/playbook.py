@@ -25,7 +25,8 @@ from orchestrator.config.variables import (
     override,
 )
 from orchestrator.errors import ConfigError, UsageError
-from orchestrator.models.playbook import Phase, Playbook, ProvisionStep, Step, Value
+from orchestrator.models.playbook import Phase, Playbook, ProvisionStep, Step
+from orchestrator.models.values import Value
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 

@@ -20,7 +20,7 @@ from typing import Any, cast
 from orchestrator.config.document import Document, Location, all_of, parse
 from orchestrator.config.hints import did_you_mean, kind, listing, shown
 from orchestrator.errors import ConfigError, UsageError
-from orchestrator.models.playbook import Scalar, Value
+from orchestrator.models.values import Scalar, Value
 
 POD_NAMES = ("pod.workdir", "pod.venv", "pod.python")
 """Builtins that describe the pod."""
