@@ -2,55 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from evidence_samples import RTX_4090, bench_rows, interpreted, row
+from machine_samples import BEGAN, FIXTURES, canary, edited, judged, sample, telemetry
 
-from orchestrator.evidence import EvidenceError
 from orchestrator.evidence.canary import parse_canary
-from orchestrator.evidence.telemetry import parse_telemetry, throttle_names
+from orchestrator.evidence.telemetry import parse_telemetry
 from orchestrator.gates.company import company_findings
 from orchestrator.gates.machine import machine_gate
-from orchestrator.models.verdict import GateResult, Reason, Verdict
-
-FIXTURES = Path(__file__).parent / "fixtures" / "machine"
-BEGAN = 1763900000000
-
-
-def telemetry(name: str = "quiet.csv"):
-    return parse_telemetry((FIXTURES / name).read_bytes(), name)
-
-
-def canary(name: str = "steady.canary.csv"):
-    return parse_canary((FIXTURES / name).read_bytes(), name)
-
-
-def judged(samples=None, probes=None, **changes: object) -> GateResult:
-    cell = row("dense", 64, **{"began_ms": BEGAN, "ended_ms": BEGAN + 1500, **changes})
-    return machine_gate(
-        "sel_dense.csv", bench_rows("dense", cell), samples or telemetry(), probes or canary()
-    )
-
-
-def _sample(when: int, *, sm: int, bits: int, busy: int, foreign: int, gpu: int = 0) -> str:
-    return f"{when},{gpu},{RTX_4090},{sm},2520,10501,90,61,{bits:#018x},{busy},0,0,{foreign},"
-
-
-def edited(name: str, *changes: tuple[str, str]) -> bytes:
-    """A fixture with some texts replaced, each of which is there."""
-    text = (FIXTURES / name).read_text()
-    for old, new in changes:
-        assert old in text
-        text = text.replace(old, new)
-    return text.encode()
+from orchestrator.models.verdict import Reason, Verdict
 
 
 def with_neighbour(own: tuple[str, str] | None = None, **other: int):
     """The quiet card, and another of the same name beside it."""
     lines = edited("quiet.csv", *([own] if own else [])).decode().splitlines()
     times = [int(line.partition(",")[0]) for line in lines[1:]]
-    lines += [_sample(when, gpu=1, **other) for when in times]
+    lines += [sample(when, gpu=1, **other) for when in times]
     return parse_telemetry(("\n".join(lines) + "\n").encode(), "telemetry.csv")
 
 
@@ -70,20 +37,6 @@ def test_a_canary_far_below_its_card_shows_another_state(changes, says) -> None:
     found = judged(probes=parse_canary(edited("steady.canary.csv", *changes)))
     assert found.verdict is Verdict.NOT_VERIFIED
     assert says in found.message
-
-
-@pytest.mark.parametrize(
-    ("old", "new"), [(",2505,", ",-2505,"), (",24564,0,", ",24564,-1,"), (",98,", ",-98,")]
-)
-def test_telemetry_below_zero_is_none(old, new) -> None:
-    with pytest.raises(EvidenceError, match="is not a number that it can be"):
-        parse_telemetry(edited("quiet.csv", (old, new)))
-
-
-def test_a_clock_that_stands_still_ran_nothing() -> None:
-    found = judged(sm_mhz=0)
-    assert found.verdict is Verdict.INVALID
-    assert "sm_mhz is 0, and something ran" in found.message
 
 
 def test_a_quiet_card_passes_and_says_what_it_rests_on() -> None:
@@ -106,32 +59,6 @@ def test_a_disturbed_card_is_invalid(file: str, says: str) -> None:
     assert (found.verdict, found.reason) == (Verdict.INVALID, Reason.MACHINE_DISTURBED)
     assert says in found.message
     assert "L=64" in found.message
-
-
-def test_a_low_clock_is_said_and_no_fault_by_itself() -> None:
-    """A 4090's driver names 3105 MHz, an L4 runs at its power cap: both sides at the same clock."""
-    for found in (
-        judged(sm_mhz=2475, sm_max_mhz=3105),
-        judged(sm_mhz=1000, sm_max_mhz=2040),
-        judged(telemetry("slow_clock.csv")),
-    ):
-        assert found.verdict is Verdict.PASS, found.message
-        assert "(low, and steady)" in found.message
-        assert {"slow", "slow_clock"} & found.measured.keys()
-
-
-def test_a_low_clock_with_a_harmful_reason_or_a_drift_is_invalid() -> None:
-    braked = parse_telemetry(edited("slow_clock.csv", ("0x0000000000000004", "0x80")))
-    found = judged(braked)
-    assert found.verdict is Verdict.INVALID
-    assert "(power brake, 56% of the maximum clock)" in found.message
-    assert judged(probes=canary("drifted.canary.csv"), sm_mhz=1000).verdict is Verdict.INVALID
-
-
-def test_a_clock_above_its_maximum_is_none() -> None:
-    found = judged(sm_max_mhz=1)
-    assert (found.verdict, found.reason) == (Verdict.INVALID, Reason.MALFORMED)
-    assert "2520 is above sm_max_mhz 1" in found.message
 
 
 def test_the_rows_own_temperature_counts_too() -> None:
@@ -160,14 +87,14 @@ def test_samples_of_another_time_tell_nothing() -> None:
 
 def test_trouble_outside_the_cell_does_not_count_against_it() -> None:
     lines = (FIXTURES / "quiet.csv").read_text().splitlines()
-    lines.append(_sample(BEGAN + 60_000, sm=600, bits=0x40, busy=0, foreign=3))
+    lines.append(sample(BEGAN + 60_000, sm=600, bits=0x40, busy=0, foreign=3))
     late = parse_telemetry(("\n".join(lines) + "\n").encode())
     assert judged(late).verdict is Verdict.PASS
 
 
 def test_an_idle_card_between_cells_is_not_throttled() -> None:
     lines = (FIXTURES / "quiet.csv").read_text().splitlines()
-    lines += [_sample(BEGAN + n, sm=210, bits=1, busy=0, foreign=0) for n in (100, 200, 300)]
+    lines += [sample(BEGAN + n, sm=210, bits=1, busy=0, foreign=0) for n in (100, 200, 300)]
     assert judged(parse_telemetry(("\n".join(lines) + "\n").encode())).verdict is Verdict.PASS
 
 
@@ -259,7 +186,7 @@ def test_a_card_at_rest_ran_no_cells() -> None:
 @pytest.mark.parametrize(("awake", "verdict"), [(1, Verdict.NOT_VERIFIED), (4, Verdict.PASS)])
 def test_a_sample_or_two_do_not_wake_a_card(awake: int, verdict: Verdict) -> None:
     lines = [
-        _sample(BEGAN + 50 * number, sm=2505, bits=0, busy=98 * (number < awake), foreign=0)
+        sample(BEGAN + 50 * number, sm=2505, bits=0, busy=98 * (number < awake), foreign=0)
         for number in range(30)
     ]
     head = (FIXTURES / "quiet.csv").read_text().partition("\n")[0]
@@ -268,20 +195,6 @@ def test_a_sample_or_two_do_not_wake_a_card(awake: int, verdict: Verdict) -> Non
     assert found.verdict is verdict, found.message
     if awake == 1:
         assert "at rest in 29 of the 30 samples" in found.message
-
-
-def test_one_odd_launch_of_the_canary_vouches_for_no_row() -> None:
-    odd = "".join(
-        f"{when},launch,{us},us,{RTX_4090},,,,,,{at}\n"
-        for when, at in (("before", BEGAN - 1000), ("after", BEGAN + 5000))
-        for us in (0.3, 900)
-    )
-    text = edited("steady.canary.csv").decode()
-    rows, mark, _ = text.partition("#end")
-    count = len(rows.splitlines()) - 1 + odd.count("\n")
-    probes = parse_canary(f"{rows}{odd}{mark},{count}\n".encode())
-    found = judged(probes=probes, launch_us=100)
-    assert "launch_us is 100, while a launch took 2.4 us in" in found.message
 
 
 def test_a_card_that_its_driver_calls_idle_ran_no_cells() -> None:
@@ -306,7 +219,7 @@ def test_a_loose_name_refutes_nothing() -> None:
 
 def test_fields_that_are_known_at_another_time_only_are_missing() -> None:
     head, *lines = (FIXTURES / "quiet.csv").read_text().splitlines()
-    before = _sample(BEGAN - 60_000, sm=2505, bits=0, busy=98, foreign=0)
+    before = sample(BEGAN - 60_000, sm=2505, bits=0, busy=98, foreign=0)
     unread = [
         line.replace("2505,2520", "[N/A],[N/A]").replace("0x0000000000000000", "[N/A]")
         for line in lines
@@ -363,6 +276,16 @@ def test_a_canary_without_device_time_or_end_is_not_verified() -> None:
         assert says in found.message
 
 
+def test_launches_that_take_longer_are_the_hosts():
+    text = (FIXTURES / "steady.canary.csv").read_text()
+    head, _, after = text.partition("\nafter,launch,2.4,")
+    assert after
+    slow = parse_canary(f"{head}\nafter,launch,4.8,{after}".encode(), "x.canary.csv")
+    found = judged(probes=slow)
+    assert (found.verdict, found.reason) == (Verdict.NOT_VERIFIED, Reason.MACHINE_DISTURBED)
+    assert "launch from 2.4 to 4.8 us" in found.message
+
+
 @pytest.mark.parametrize("column", ["began_ms", "sm_mhz", "sm_max_mhz"])
 def test_a_row_that_does_not_say_is_named(column: str) -> None:
     found = judged(**{column: None})
@@ -382,186 +305,3 @@ def test_the_interpreter_has_no_card_to_watch() -> None:
     rows = bench_rows("dense", interpreted("dense", 64))
     found = machine_gate("x.csv", rows, None, None)
     assert (found.verdict, found.reason) == (Verdict.NOT_VERIFIED, Reason.NO_CUDA_DEVICE)
-
-
-# --- the files --------------------------------------------------------------------------------
-
-
-def test_nvidia_smis_own_csv_is_read() -> None:
-    found = parse_telemetry(
-        b"timestamp, clocks.current.sm [MHz], clocks.max.sm [MHz], temperature.gpu, "
-        b"clocks_throttle_reasons.active, utilization.gpu [%]\n"
-        b"2025/11/23 12:13:20.000, 2505 MHz, 2520 MHz, 61, 0x0000000000000004, 98 %\n"
-        b"2025/11/23 12:13:21.000, [N/A], 2520 MHz, 61, [Not Supported], 98 %\n"
-    )
-    first, second = found.samples
-    assert first.when_ms == 1763900000000
-    assert (first.sm_mhz, first.sm_max_mhz, first.throttle) == (2505, 2520, 4)
-    assert (second.sm_mhz, second.throttle) == (None, None)
-
-
-def test_a_torn_last_line_is_left_out() -> None:
-    whole = (FIXTURES / "quiet.csv").read_bytes()
-    assert len(parse_telemetry(whole[:-9]).samples) == len(telemetry().samples) - 1
-
-
-@pytest.mark.parametrize(
-    ("data", "says"),
-    [
-        (b"", "empty"),
-        (b"sm_mhz\n1\n", "no column says when"),
-        (b"when_ms,sm_mhz\n1,fast\n", "column sm_mhz"),
-        (b"when_ms,sm_mhz\n1\n", "line 2"),
-        (b"when_ms,throttle_reasons\n1,0xZZ\n", "bit mask"),
-        (b"when_ms\n\xff\n", "UTF-8"),
-    ],
-)
-def test_telemetry_that_is_none_is_refused_with_its_place(data: bytes, says: str) -> None:
-    with pytest.raises(EvidenceError, match=says):
-        parse_telemetry(data)
-
-
-@pytest.mark.parametrize(
-    ("data", "says"),
-    [
-        (b"", "empty"),
-        (b"when,probe,value\n", "column unit"),
-        (b"when,probe,value,unit\nbefore,copy,nan,TB/s\n", "positive"),
-        (b"when,probe,value,unit\nbefore,copy,-1,TB/s\n", "positive"),
-        (b"when,probe,value,unit\nduring,copy,1,TB/s\n", "before nor after"),
-        (b"when,probe,value,unit\nbefore,copy\n", "line 2"),
-        (b"when,probe,value,unit\nbefore,copy,1,TB/s\n#end,99\n", "counts 99 rows"),
-        (b"when,probe,value,unit\n#end,0\nbefore,copy,1,TB/s\n", "after the end mark"),
-        (b"when,probe,value,unit,began_ms\nbefore,copy,1,TB/s,soon\n", "column began_ms"),
-    ],
-)
-def test_a_canary_that_is_none_is_refused_with_its_place(data: bytes, says: str) -> None:
-    with pytest.raises(EvidenceError, match=says):
-        parse_canary(data)
-
-
-def test_l2_bandwidth_comes_from_the_canary() -> None:
-    assert canary().l2_tb_per_s == pytest.approx(4.8)
-    assert parse_canary(b"when,probe,value,unit\nbefore,copy,1,TB/s\n").l2_tb_per_s is None
-
-
-def test_throttle_bits_have_names() -> None:
-    assert throttle_names(0x88) == "hardware slowdown, power brake"
-
-
-def test_launches_that_take_longer_are_the_hosts():
-    text = (FIXTURES / "steady.canary.csv").read_text()
-    head, _, after = text.partition("\nafter,launch,2.4,")
-    assert after
-    slow = parse_canary(f"{head}\nafter,launch,4.8,{after}".encode(), "x.canary.csv")
-    found = judged(probes=slow)
-    assert (found.verdict, found.reason) == (Verdict.NOT_VERIFIED, Reason.MACHINE_DISTURBED)
-    assert "launch from 2.4 to 4.8 us" in found.message
-
-
-def sampled(*times: float, sm: int = 2505):
-    """Samples at these milliseconds after the cell began."""
-    head = (FIXTURES / "quiet.csv").read_text().partition("\n")[0]
-    lines = [_sample(BEGAN + int(when), sm=sm, bits=0, busy=97, foreign=0) for when in times]
-    return parse_telemetry(("\n".join([head, *lines]) + "\n").encode(), "telemetry.csv")
-
-
-@pytest.mark.parametrize(
-    ("samples", "verdict", "says"),
-    [
-        (sampled(*range(-500, 2500, 100), sm=9000), Verdict.INVALID, "9000 of 2520 MHz"),
-        (sampled(*range(-500, 2500, 100), sm=300), Verdict.NOT_VERIFIED, "300 MHz while"),
-        (sampled(-400, -300, -200, -100, 4000, 4100), Verdict.NOT_VERIFIED, "has gaps of"),
-        (sampled(-13e3, -10e3, -7e3, -4e3, 6e3, 9e3), Verdict.NOT_VERIFIED, "has gaps of"),
-    ],
-)
-def test_clocks_and_gaps_that_tell_of_another_card(samples, verdict, says) -> None:
-    found = judged(samples)
-    assert found.verdict is verdict
-    assert says in found.message
-
-
-WHILE = tuple(range(0, 1500, 100))
-
-
-@pytest.mark.parametrize(
-    ("sampled_mhz", "row_mhz", "contradicted"),
-    [
-        (2505, 2520, False),
-        (1800, 2520, False),  # capped after the row's own reading
-        (1410, 2520, True),
-        (1410, 1410, False),
-        (2505, 1410, True),
-        (2000, 1410, False),
-    ],
-)
-def test_the_clock_of_a_row_is_held_against_the_samples_during_it(
-    sampled_mhz, row_mhz, contradicted
-) -> None:
-    found = judged(sampled(*WHILE, sm=sampled_mhz), sm_mhz=row_mhz)
-    assert found.verdict is (Verdict.NOT_VERIFIED if contradicted else Verdict.PASS), found.message
-    if contradicted:
-        assert "contradicts sm_mhz of the rows: the card ran at" in found.message
-        assert f"{sampled_mhz} MHz while dense" in found.message
-        assert f"was timed, whose row says {row_mhz}." in found.message
-
-
-def test_clocks_of_cells_shorter_than_a_period_are_held_against_all_samples() -> None:
-    starts = range(0, 5000, 1000)
-
-    def of(*, sm: int, cells: int = 5) -> GateResult:
-        rows = [
-            row("dense", 64 * (1 + at // 1000), began_ms=BEGAN + at, ended_ms=BEGAN + at + 50)
-            for at in starts[:cells]
-        ]
-        watched = sampled(*(at + 20 for at in starts), sm=sm)
-        return machine_gate("sel_dense.csv", bench_rows("dense", *rows), watched, canary())
-
-    found = of(sm=1410)
-    assert found.verdict is Verdict.NOT_VERIFIED
-    assert "56% of what the rows say, over the 5 samples" in found.message
-    assert of(sm=2505).verdict is Verdict.PASS
-    assert of(sm=1410, cells=2).verdict is Verdict.PASS  # too few to tell
-
-
-def test_samples_of_a_card_at_rest_say_nothing_of_a_clock() -> None:
-    idle = [_sample(BEGAN + at, sm=300, bits=0, busy=0, foreign=0) for at in WHILE[::2]]
-    busy = [_sample(BEGAN + at, sm=2505, bits=0, busy=97, foreign=0) for at in WHILE[1::2]]
-    head = (FIXTURES / "quiet.csv").read_text().partition("\n")[0]
-    both = parse_telemetry(("\n".join([head, *idle, *busy]) + "\n").encode(), "telemetry.csv")
-    assert judged(both).verdict is Verdict.PASS
-
-
-@pytest.mark.parametrize(
-    ("launch_us", "says"),
-    [
-        (2.5, None),
-        (0.8, None),
-        (15, None),
-        (20, "launch_us is 20, while a launch took 2.4 us in"),
-        (0.2, "launch_us is 0.2, while a launch took 2.4 us in"),
-        (None, None),
-    ],
-)
-def test_the_launch_floor_of_a_row_is_held_against_the_canarys(launch_us, says) -> None:
-    found = judged(launch_us=launch_us)
-    if says is None:
-        assert found.verdict is Verdict.PASS, found.message
-    else:
-        assert (found.verdict, found.reason) == (Verdict.NOT_VERIFIED, Reason.MACHINE_DISTURBED)
-        assert says in found.message
-        assert "1 such row." in found.message
-
-
-@pytest.mark.parametrize(
-    "times", [(*range(-500, 2500, 100),), (-300, -200, -100, 0, 100, 3000, 3100), (0, 3000, 6000)]
-)
-def test_samples_a_busy_pod_takes_late_are_no_gap(times) -> None:
-    assert judged(sampled(*times)).verdict is Verdict.PASS
-
-
-def test_a_clock_that_was_set_leaves_no_gap_in_a_cell_beside_a_sample() -> None:
-    day = 86_400_000
-    set_back = sampled(*range(day, day + 1000, 200), *range(-1000, 0, 200))
-    assert judged(set_back, ended_ms=BEGAN + 20).verdict is Verdict.PASS
-    assert "has gaps of" in judged(set_back, ended_ms=BEGAN + 9000).message
