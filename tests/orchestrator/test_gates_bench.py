@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import pytest
+from bench_samples import BENCH, GOOD, bench
 from evidence_samples import RTX_4090, csv_of, interpreted, row
 from gate_checks import judged, refused
-from pydantic import ValidationError
 
 from orchestrator.evidence.bench import parse_bench
-from orchestrator.gates.bench import bench_gate, table_gate
-from orchestrator.models.playbook import BenchGate, ParityGate
+from orchestrator.gates.bench import table_gate
 from orchestrator.models.verdict import Reason, Verdict
 
 FAIL, INVALID, NOT_VERIFIED = Verdict.FAIL, Verdict.INVALID, Verdict.NOT_VERIFIED
-BENCH = BenchGate(gate="bench", file="sel_dense.csv", mode="dense", lengths=[64, 128])
-
-
-GOOD = row("dense", 64), row("dense", 128)
 
 
 def at(seconds: float) -> dict[str, int]:
     """When a cell was timed; that of length 64 at 64."""
     began = 1763900000000 + int(1000 * seconds)
     return {"began_ms": began, "ended_ms": began + 990}
-
-
-def bench(**changes: object) -> bytes:
-    return csv_of("dense", GOOD[0], row("dense", 128, **changes))
 
 
 def test_bench_passes():
@@ -230,27 +221,6 @@ def test_bench_does_not_pass(changes, verdict, reason, word):
     refused(BENCH, bench(**changes), verdict, reason, word)
 
 
-@pytest.mark.parametrize(
-    ("data", "verdict", "reason", "word"),
-    [
-        (csv_of("dense", GOOD[0]), NOT_VERIFIED, Reason.INCOMPLETE, "missing: L=128"),
-        (csv_of("dense"), NOT_VERIFIED, Reason.INCOMPLETE, "missing: L=64, L=128"),
-        (csv_of("dense", *GOOD)[:-7], NOT_VERIFIED, Reason.INCOMPLETE, "no end mark"),
-        (csv_of("dense", *GOOD, GOOD[0]), INVALID, Reason.MALFORMED, "measured twice: L=64"),
-        (csv_of("dense", *GOOD) * 2, INVALID, Reason.MALFORMED, "appended"),
-        (
-            csv_of("dense", *GOOD).replace(b"#end,2", b"#end,9"),
-            INVALID,
-            Reason.MALFORMED,
-            "the end mark counts 9",
-        ),
-        (csv_of("varlen", row("varlen", 64)), INVALID, Reason.MALFORMED, "is a varlen row"),
-    ],
-)
-def test_a_file_that_is_not_the_declared_one(data, verdict, reason, word):
-    refused(BENCH, data, verdict, reason, word)
-
-
 def test_the_source_projects_row_is_never_a_pass():
     data = (
         b"mode,N,H,D,Dv,L,streams,tri_ms,ref_ms,speedup,mae\n"
@@ -307,56 +277,6 @@ def test_a_weak_fallback_is_fixed_first():
     assert result.next_step.startswith("Fix the fallback first")
 
 
-@pytest.mark.parametrize("mae", [0, 1e-300, 1e-4])
-@pytest.mark.parametrize("side", ["mae", "ref_mae"])
-def test_errors_that_are_all_the_same_were_not_measured(mae, side):
-    data = csv_of("dense", *(row("dense", length, **{side: mae}) for length in (64, 128)))
-    refused(BENCH, data, INVALID, Reason.MALFORMED, "exactly zero" if mae < 1e-4 else "same number")
-
-
-def test_few_is_one_span():
-    gate = BENCH.model_copy(update={"mode": "varlen"})
-    rows = [row("varlen", n, dist="few", nspans=8) for n in (64, 128)]
-    refused(gate, csv_of("varlen", *rows), INVALID, Reason.MALFORMED, "one span a row, and nspans")
-    rows = [row("varlen", n, dist="few", nspans=1, ragged="uniform") for n in (64, 128)]
-    assert "span" not in judged(gate, csv_of("varlen", *rows)).message
-
-
-@pytest.mark.parametrize(
-    ("name", "wanted"),
-    [
-        ("N", 4), ("H", 4), ("D", 64), ("Dv", 64), ("streams", 2), ("dist", "mixed"),
-        ("dtype", "bf16"),
-    ],
-)  # fmt: skip
-def test_what_was_measured_is_what_the_playbook_declares(name, wanted):
-    gate = BENCH.model_copy(update={name: wanted})
-    words = f"{name} is {GOOD[0][name]}, the playbook declares {wanted}"
-    refused(gate, csv_of("dense", *GOOD), INVALID, Reason.MALFORMED, words)
-    declared = BENCH.model_copy(update={name: GOOD[0][name]})
-    assert judged(declared, csv_of("dense", *GOOD)).verdict is Verdict.PASS
-
-
-def test_spans_are_declared_for_varlen():
-    gate = BENCH.model_copy(update={"mode": "varlen", "nspans": 4})
-    data = csv_of("varlen", row("varlen", 64), row("varlen", 128))
-    refused(gate, data, INVALID, Reason.MALFORMED, "nspans is 8, the playbook declares 4")
-
-
-@pytest.mark.parametrize("lengths", [[64], [1023, 1024], [65, 128]])
-def test_one_length_or_its_neighbours_show_nothing(lengths):
-    gate = BENCH.model_copy(update={"lengths": lengths})
-    data = csv_of("dense", *(row("dense", length) for length in lengths))
-    words = f"L={lengths[-1]} alone shows nothing about the longer ones"
-    refused(gate, data, NOT_VERIFIED, Reason.NO_EVIDENCE, words)
-
-
-def test_missing_cells_are_measured_too():
-    result = bench_gate(BENCH, csv_of("dense", GOOD[0]))
-    (missing,) = result.measured["missing"]
-    assert missing.endswith("operator L=128")
-
-
 @pytest.mark.parametrize("gpus", [(), ("NVIDIA L4",)])
 def test_rows_of_a_card_that_the_pod_does_not_have(gpus):
     table = parse_bench(csv_of("dense", *GOOD), "sel_dense.csv")
@@ -369,12 +289,6 @@ def test_rows_of_a_card_that_the_pod_does_not_have(gpus):
 def test_the_interpreter_is_on_every_pod():
     table = parse_bench(csv_of("dense", interpreted("dense", 64), interpreted("dense", 128)))
     assert table_gate(BENCH, table, ()).verdict is Verdict.PASS
-
-
-def test_a_row_has_no_more_spans_than_keys():
-    gate = BENCH.model_copy(update={"mode": "varlen"})
-    rows = [row("varlen", n, nspans=100) for n in (64, 128)]
-    refused(gate, csv_of("varlen", *rows), INVALID, Reason.MALFORMED, "100 spans of 64 keys")
 
 
 def test_two_cells_were_not_timed_at_once():
@@ -398,16 +312,6 @@ def test_cells_that_did_not_settle_are_named():
     (named,) = result.measured["noise_bound"]
     assert named.endswith("L=128: no: interval wider than 5 %")
     assert "did not settle in 1 cell" in result.message
-
-
-@pytest.mark.parametrize(
-    "changes", [{"lengths": [64, 64]}, {"max_mae": 1e-2}, {"lengths": []}, {"dist": "some"}]
-)
-def test_a_gate_that_would_prove_too_little_is_refused(changes):
-    with pytest.raises(ValidationError):
-        BenchGate.model_validate({**BENCH.model_dump(), **changes})
-    with pytest.raises(ValidationError):
-        ParityGate(gate="parity", file="p.xml", max_mae=1e-2)
 
 
 def test_a_strongest_reference_that_more_keys_beat_is_said():
@@ -435,101 +339,3 @@ def test_a_strongest_reference_that_more_keys_beat_is_said():
         "speedup_hi": 1.31,
     }
     assert judged(BENCH, bench(**near)).measured["missed_strongest"] == []
-
-
-def test_dense_rows_are_not_ragged():
-    refused(
-        BENCH, bench(ragged="uniform"), INVALID, Reason.MALFORMED, "dense row of ragged=uniform"
-    )
-
-
-SAME = {
-    "aa": {"aa_lo": 1, "aa_hi": 1},
-    "cv": {"tri_cv": 0, "tri_p10": 0.1, "tri_p90": 0.1},
-    "l2": {"l2_mib": 1},
-}
-
-
-@pytest.mark.parametrize(
-    ("what", "word"),
-    [("aa", "has no width in all 2 rows"), ("cv", "varies in any of 2"), ("l2", "l2_mib is 1,")],
-)
-def test_what_no_measurement_gives(what, word):
-    changes = SAME[what]
-    rows = [row("dense", 64, **changes), row("dense", 128, **changes)]
-    if what == "cv":
-        rows[1] |= {"tri_p10": 0.2, "tri_p90": 0.2}
-    refused(BENCH, csv_of("dense", *rows), NOT_VERIFIED, Reason.NO_EVIDENCE, word)
-    if what != "l2":  # one such row may be rounding
-        mixed = csv_of("dense", rows[0], GOOD[1])
-        assert judged(BENCH, mixed).verdict is Verdict.PASS
-
-
-def errors(**changes: object) -> bytes:
-    """Three rows whose errors follow what is changed, in every digit different."""
-    rows = []
-    for number, length in enumerate((64, 128)):
-        scaled = {
-            name: value * (1 + number / 10) if isinstance(value, float) else value
-            for name, value in changes.items()
-        }
-        rows.append(row("dense", length, **scaled))
-    return csv_of("dense", *rows)
-
-
-@pytest.mark.parametrize(
-    ("changes", "verdict", "reason", "word"),
-    [
-        # a key too few at a tile's border: far from every limit but the reference's own error
-        (
-            {"mae": 8e-4, "max_err": 7e-3, "ref_mae": 4e-5, "ref_max_err": 4e-4},
-            FAIL,
-            Reason.ERROR_TOO_LARGE,
-            "mean error is more than 4 times the reference's in the same precision: 8.0e-04 ag",
-        ),
-        (
-            {"mae": 4e-5, "max_err": 4e-4, "ref_mae": 8e-4, "ref_max_err": 7e-3},
-            INVALID,
-            Reason.REFERENCE_WRONG,
-            "reference's errors are far above the kernel's in the same precision: 8.0e-04 and at",
-        ),
-        (
-            {"mae": 2e-4, "max_err": 0.2, "ref_mae": 2.1e-4, "ref_max_err": 0.2},
-            INVALID,
-            Reason.REFERENCE_WRONG,
-            "largest error against the fp64 oracle is 2.0e-01",
-        ),
-        (
-            {"mae": 4e-5, "max_err": 4e-4, "ref_mae": 3e-8, "ref_max_err": 5e-7},
-            NOT_VERIFIED,
-            Reason.NO_EVIDENCE,
-            "far below what the rounding of fp16 outputs costs the kernel, 4.0e-05: it was not",
-        ),
-        (
-            {"mae": 1e-4, "max_err": 2e-3, "ref_mae": 1e-4, "ref_max_err": 2e-3},
-            INVALID,
-            Reason.FALLBACK_RAN,
-            "errors agree in every digit",
-        ),
-        (
-            {"max_err": 1e-2, "mae": 1e-9, "ref_mae": 1.1e-9, "ref_max_err": 1.1e-4},
-            INVALID,
-            Reason.MALFORMED,
-            "too small for 1048576 outputs beside, 0.01",
-        ),
-    ],
-)
-def test_errors_that_two_roundings_of_one_result_cannot_have(changes, verdict, reason, word):
-    refused(BENCH, errors(**changes), verdict, reason, word)
-
-
-@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
-def test_errors_that_they_can_have(dtype):
-    scale = {"bf16": 8, "fp32": 2.0**-12}[dtype]
-    some = {"mae": 4e-5, "max_err": 4e-4, "ref_mae": 4.2e-5, "ref_max_err": 3.6e-4}
-    data = errors(dtype=dtype, **{name: error * scale for name, error in some.items()})
-    assert "error" not in judged(BENCH, data).message
-
-
-def test_one_cell_whose_error_is_zero_was_not_compared():
-    refused(BENCH, bench(mae=0.0), INVALID, Reason.MALFORMED, "mean error is exactly zero")
