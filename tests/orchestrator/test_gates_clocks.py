@@ -76,7 +76,7 @@ def test_samples_a_busy_pod_takes_late_are_no_gap(times) -> None:
     assert judged(sampled(*times)).verdict is Verdict.PASS
 
 
-def test_a_clock_that_was_set_leaves_no_gap_in_a_cell_beside_asample() -> None:
+def test_a_clock_that_was_set_leaves_no_gap_in_a_cell_beside_a_sample() -> None:
     day = 86_400_000
     set_back = sampled(*range(day, day + 1000, 200), *range(-1000, 0, 200))
     assert judged(set_back, ended_ms=BEGAN + 20).verdict is Verdict.PASS
