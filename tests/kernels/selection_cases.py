@@ -69,6 +69,11 @@ def selection(ranges, *, S_kv, h=2, D=16, Dv=16, dtype=torch.float16):
     )
 
 
+def row(ranges, **options):
+    """Inputs of one row of these ranges, in a cache of 300 keys."""
+    return selection([[[ranges]]], **{"S_kv": 300, "dtype": torch.float32} | options)
+
+
 def spread_ranges(B, S, G, n, width, S_kv):
     """`n` disjoint ranges of `width` keys a row, at random places, in random order."""
     room = S_kv // n
