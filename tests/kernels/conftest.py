@@ -55,3 +55,10 @@ def uncompiled(monkeypatch):
 
     monkeypatch.setattr(flex, "_functions", lambda: (flex.block_lists, counted))
     return calls
+
+
+@pytest.fixture
+def no_flags(monkeypatch):
+    """The caller's own NSA_* variables would choose other kernels."""
+    for name in [name for name in os.environ if name.startswith("NSA_")]:
+        monkeypatch.delenv(name)
