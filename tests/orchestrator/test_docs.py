@@ -71,6 +71,18 @@ def test_addresses_are_of_the_documentation(page: Path) -> None:
     } == set()
 
 
+def test_the_recipes_name_what_there_is() -> None:
+    named = re.findall(
+        r"`([\w/]+\.py)`", (CHECKOUT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    )
+    assert len(named) > 5
+    for path in named:
+        assert any(
+            (CHECKOUT / below / path).exists()
+            for below in ("", "orchestrator", "kernels/selection")
+        ), path
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):

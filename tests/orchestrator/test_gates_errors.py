@@ -46,7 +46,7 @@ def test_what_no_measurement_gives(what, word):
 
 
 def errors(**changes: object) -> bytes:
-    """Three rows whose errors follow what is changed, in every digit different."""
+    """Two rows whose errors follow what is changed, in every digit different."""
     rows = []
     for number, length in enumerate((64, 128)):
         scaled = {
