@@ -31,7 +31,7 @@ from kernels.selection.flags import Flags
 SECTIONS = ("SpeedOfLight", "MemoryWorkloadAnalysis", "Occupancy", "LaunchStats", "WarpStateStats")
 KERNELS = "regex:rows_fwd|ranges_fwd|combine_rows|probe"
 PROBE = (256, 4)
-"""Width and warps: of those that `benchmarks.rows` tries, a fast one everywhere."""
+"""Width and warps: of those that `benchmarks.rows` tries, a fast one; ragged rows have faster ones."""
 COLUMNS = {
     "us": "gpu__time_duration.sum",
     "dram_pct": "gpu__dram_throughput.avg.pct_of_peak_sustained_elapsed",
@@ -116,8 +116,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Profile what the command line names; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.counters")
     parser.add_argument("--csv", type=Path, help="file to write; must not exist")
-    parser.add_argument("--dims", type=int, nargs="+", default=[128])
-    parser.add_argument("--lengths", type=int, nargs="+", default=[64, 256, 1024])
+    parser.add_argument("--dims", type=int, nargs="+", default=[128], help="D, and Dv")
+    parser.add_argument(
+        "--lengths", type=int, nargs="+", default=[64, 256, 1024], help="keys of a row"
+    )
     args = parser.parse_args(argv)
     if not torch.cuda.is_available():
         return _refuse("no CUDA device", 2)
@@ -130,6 +132,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse("no ncu on the PATH: install NVIDIA Nsight Compute", 2)
     if args.csv.exists():
         return _refuse(f"{args.csv} exists already", 2)
+    if not args.csv.parent.is_dir():
+        return _refuse(f"{args.csv} is in no folder that exists", 2)
     shapes = ["--dims", *map(str, args.dims), "--lengths", *map(str, args.lengths)]
     for _ in launch(args.dims, args.lengths):
         pass  # compiled here, where nothing slows it down

@@ -128,16 +128,19 @@ def goal(cell: str, H: int, D: int, L: int) -> Goal:
 
 
 def missed(
-    aim: Goal, of_probe: float, ratio_low: float, plain_ratio: float, rival: str = "the strongest"
+    aim: Goal, of_probe: float, ratio_low: float, plain_low: float, rival: str = "the strongest"
 ) -> str:
     """The goals that were not reached, in words."""
     named = (
         ("of the probe", of_probe, aim.of_probe),
         (f"x {rival}", ratio_low, aim.ratio),
-        ("x plain packed SDPA", plain_ratio, aim.plain),
+        ("x plain packed SDPA", plain_low, aim.plain),
     )
     found = [
-        f"{value:.2f} {name}, goal {least:.2f}" for name, value, least in named if value < least
+        # rounded down: 0.948 is not 0.95
+        f"{math.floor(100 * value) / 100:.2f} {name}, goal {least:.2f}"
+        for name, value, least in named
+        if value < least
     ]
     return "; ".join(found)
 
@@ -213,19 +216,19 @@ def measure(clock: ColdClock, cell: str, L: int, rows: Rows, aim: Goal, flags: F
     strongest, low = rivals[name][0], _low(rivals[name], (ours, spread))
     varlen = rivals.get(VARLEN, (math.nan, 0.0))
     varlen_low = _low(varlen, (ours, spread))
-    plain = rivals.get(PLAIN, (math.nan, 0.0))[0]
+    plain = rivals.get(PLAIN, (math.nan, 0.0))
     beside_varlen = rows.form == "varlen" and VARLEN in rivals
     short = missed(
         aim,
         floor / ours,
         varlen_low if beside_varlen else low,
-        plain / ours,
+        _low(plain, (ours, spread)),
         VARLEN if beside_varlen else "the strongest",
     )
     heads, D = rows.Q.shape[-2:]
     return Line(
         cell, heads, D, L, rows.bytes_read(), floor, ours, spread, floor / ours,
-        name, strongest, strongest / ours, low, varlen[0], varlen_low, plain, math.nan,
+        name, strongest, strongest / ours, low, varlen[0], varlen_low, plain[0], math.nan,
         "; ".join(left_out), error, "+".join(kernels), short,
         torch.cuda.get_device_name(), torch.__version__, triton.__version__,
     )  # fmt: skip
@@ -292,8 +295,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not torch.cuda.is_available() or INTERPRETED:
         print("benchmarks.rows: no CUDA device, or TRITON_INTERPRET is set", file=sys.stderr)
         return 2
-    if args.csv and args.csv.exists():
-        print(f"benchmarks.rows: {args.csv} exists already", file=sys.stderr)
+    if args.csv and (args.csv.exists() or not args.csv.parent.is_dir()):
+        wrong = "exists already" if args.csv.exists() else "is in no folder that exists"
+        print(f"benchmarks.rows: {args.csv} {wrong}", file=sys.stderr)
         return 2
     torch.manual_seed(0)
     like = torch.empty(0, dtype=torch.float16, device="cuda")

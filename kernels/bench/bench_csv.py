@@ -41,6 +41,8 @@ class BenchWriter:
             return self
         try:
             self._file = self._path.open("x", newline="", encoding="utf-8")
+        except FileNotFoundError:
+            raise ContractError(f"{self._path}: there is no folder {self._path.parent}") from None
         except FileExistsError:
             raise ContractError(
                 f"{self._path} exists already; results are never appended: name a new file, or "
@@ -56,7 +58,10 @@ class BenchWriter:
         if table.ended:
             raise ContractError(f"{self._path} has its end mark: there is nothing to resume")
         if table.columns != self.columns:
-            raise ContractError(f"{self._path} has other columns: it was not begun by this version")
+            raise ContractError(
+                f"{self._path} has other columns: it was begun by another version, or for rows of "
+                "another mode (dense, varlen)"
+            )
         os.truncate(self._path, len(whole))
         self._file = self._path.open("a", newline="", encoding="utf-8")
         self.resumed = table.rows

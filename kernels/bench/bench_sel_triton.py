@@ -123,11 +123,7 @@ class _Run:
         self.failed = sum(row["status"] != "ok" for row in done)
         asked = [(family, L) for family in self._options.families for L in family.lengths]
         for row in done:
-            if not any(_same(*cell, row) for cell in asked):
-                raise Refused(
-                    f"{self._options.csv} holds a cell that is not asked for, H={row['H']} "
-                    f"L={row['L']}: resume with the options that it was begun with"
-                )
+            self._check_asked(row, asked)
         work = [
             (family, [L for L in family.lengths if not any(_same(family, L, row) for row in done)])
             for family in self._options.families
@@ -139,6 +135,19 @@ class _Run:
         todos[-1].canaries.append("after")
         for i in range(0, len(todos), self._options.jobs):
             self._families(todos[i : i + self._options.jobs])
+
+    def _check_asked(self, row: Mapping[str, str], asked: Sequence[tuple[Family, int]]) -> None:
+        """Raise `Refused` unless the options ask for a row that is there already, as it is."""
+        cell = f"{self._options.csv} holds a cell that is not asked for, H={row['H']} L={row['L']}"
+        family, length = min(asked, key=lambda one: len(_differences(*one, row)))
+        others = _differences(family, length, row)
+        timed = int(row["iters"]) if row["iters"].isdecimal() else 0
+        if row["status"] == "ok" and timed < family.iters:
+            others.append(f"iters {row['iters']}, asked for {family.iters}")
+        if others:
+            raise Refused(
+                f"{cell} ({'; '.join(others)}): resume with the options that it was begun with"
+            )
 
     def _families(self, todos: Sequence[_Todo]) -> None:
         """Compile for all of them at once, then measure one after the other."""
@@ -268,6 +277,7 @@ class _Run:
         self.written += 1
         self.failed += row["status"] != "ok"
         shape = f"N={family.N} H={family.H} D={family.D} Dv={family.Dv} "
+        shape += f"streams={family.streams} "
         many = len(self._options.families) > 1
         _say(
             f"[{self.written}/{self.cells}] {family.mode} {family.dist} {shape if many else ''}"
@@ -301,7 +311,16 @@ class _Todo:
 
 def _same(family: Family, length: int, row: Mapping[str, str]) -> bool:
     """Whether a row of a file is this cell."""
-    return all(row[name] == str(value) for name, value in family.identity(length).items())
+    return not _differences(family, length, row)
+
+
+def _differences(family: Family, length: int, row: Mapping[str, str]) -> list[str]:
+    """In what a row of a file is another cell."""
+    return [
+        f"{name} {row[name]}, asked for {value}"
+        for name, value in family.identity(length).items()
+        if row[name] != str(value)
+    ]
 
 
 def _summary(row: Mapping[str, Any]) -> str:

@@ -224,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--resume", action="store_true", help="go on with a CSV that has no end mark yet")
     add("--level", choices=("kernel", "operator"), default="operator", help="of tri_ms and ref_ms")
     add("--basis", choices=("shipped", "strongest"), default="strongest", help="of ref_ms")
-    add("--seed", type=_count, default=0, help="of the inputs and of the bootstrap")
+    add("--seed", type=_seed, default=0, help="of the inputs and of the bootstrap")
     return parser
 
 
@@ -246,6 +246,13 @@ def _count(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def _seed(text: str) -> int:
+    value = _count(text)
+    if value >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is not less than 2**63")
     return value
 
 

@@ -208,8 +208,8 @@ class _Rounds:
             return []
         made: dict[str, list[Any]] = {}
         name = ""
+        passes = self._passes()
         try:
-            passes = self._passes()
             for name, copies in self._contenders.items():
                 made[name] = [self._clock.capture(calls, passes) for calls in copies]
         except RuntimeError as error:

@@ -143,7 +143,8 @@ def plan_launch(
         num_warps=flags.num_warps or found.num_warps,
         num_stages=flags.num_stages or stages,
     )
-    overlap = splits > 1 and TRITON >= (3, 6) and capability >= OVERLAP_FROM
+    cuda = torch.version.hip is None  # on ROCm devices are called cuda too
+    overlap = splits > 1 and cuda and TRITON >= (3, 6) and capability >= OVERLAP_FROM
     return Plan(found, heads_of(found), splits, rows, H, overlap)
 
 

@@ -92,8 +92,8 @@ def sel_attn_fwd_varlen(
         V_all: `[sum L, Dv]`.
         cu_seqlens: `[N + 1]` int32 or int64; row `i` owns keys `cu_seqlens[i]` to
             `cu_seqlens[i + 1]`. Clamped to the keys there are.
-        max_len: keys of the longest row, if the host knows. A hint, by which rows of equal length
-            are known: a wrong one costs time alone.
+        max_len: keys of the longest row, at least 1, if the host knows. A hint, by which rows of
+            equal length are known where `K_all` ends with the last: a wrong one costs time alone.
         flags: None reads the environment.
         params: in place of the tuning table's, for measuring.
 
@@ -140,7 +140,8 @@ def sel_attn_fwd_ranges(
         ranges: `[B, S, G, n, 2]`, clamped to `[0, S_kv]`; `end <= start` is empty; a key that
             several ranges select counts once. At most 128 a row; not contiguous ones are copied.
         group: all heads of a group in one tile, or one program per head.
-        max_len: a bound on the keys a row selects. A hint: a wrong one costs time alone.
+        max_len: a bound on the keys a row selects, at least 1. A hint: a wrong one costs time
+            alone.
         flags: None reads the environment.
         params: in place of the tuning table's, for measuring.
 
@@ -296,13 +297,14 @@ def _varlen(
         )
     check_index("cu_seqlens", cu_seqlens, N + 1, Q)
     check_supported(Q, K_all, V_all, group, flags)
-    out = torch.empty(N, H, V_all.shape[1], dtype=Q.dtype, device=Q.device)
-    if out.numel() == 0 or K_all.shape[0] == 0:
-        return out.zero_()
     keys = K_all.shape[0]
+    longest = slot_capacity(keys, max_len)
+    out = torch.empty(N, H, V_all.shape[1], dtype=Q.dtype, device=Q.device)
+    if out.numel() == 0 or keys == 0:
+        return out.zero_()
     mean = math.ceil(keys / N)  # how long each row is is known to the device only
     # equal rows want the tiles of dense ones, not those with which ragged ones balance best
-    form = "dense" if max_len is not None and max_len <= mean else "varlen"
+    form = "dense" if longest <= mean else "varlen"
     launch_rows(
         "varlen_rows",
         plan_launch(form, Q, V_all.shape[1], mean, group=group, flags=flags, params=params),

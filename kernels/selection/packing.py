@@ -119,9 +119,14 @@ def fill_slots(ranges: Tensor, S_kv: int, max_len: int | None) -> Slots:
 
 
 def slot_capacity(S_kv: int, max_len: int | None) -> int:
-    """Upper bound on the selected length of any row; reads no tensor."""
-    if max_len is not None and max_len < 1:
-        raise InvalidInput(f"max_len must be at least 1, got {max_len}")
+    """Upper bound on the selected length of any row; reads no tensor.
+
+    Raises:
+        InvalidInput: `max_len` is no integer, or less than 1.
+    """
+    # a tensor would be read, which stalls the device and spoils a capture
+    if max_len is not None and (not isinstance(max_len, int) or max_len < 1):
+        raise InvalidInput(f"max_len must be an integer, at least 1; got {max_len!r:.60}")
     return S_kv if max_len is None else min(S_kv, max_len)
 
 

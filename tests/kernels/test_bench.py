@@ -124,7 +124,8 @@ def test_command_line(tmp_path):
         assert float(row["speedup_lo"]) <= float(row["speedup"]) <= float(row["speedup_hi"])
     lines = done.stdout.splitlines()
     assert any(line.startswith("left out at kernel level: ") for line in lines)
-    assert any(line.startswith("[2/2] dense few N=3 H=1 D=16 Dv=24 L=17  tri ") for line in lines)
+    cell = "[2/2] dense few N=3 H=1 D=16 Dv=24 streams=1 L=17  tri "
+    assert any(line.startswith(cell) for line in lines)
     canary = read_table((tmp_path / "dense.canary.csv").read_text())
     assert canary.complete
     assert canary.columns == CANARY_COLUMNS
@@ -255,7 +256,7 @@ def test_a_cell_whose_control_is_off_is_measured_again_and_the_log_says_so(tmp_p
 
 
 @pytest.mark.parametrize("timer", ["wall", "graph"])
-def test_what_the_interpreter_times_is_measured_once(timer):
+def test_a_control_that_is_off_counts_where_a_device_was_timed(timer):
     row = {"timer": timer, "aa_lo": 0.9, "aa_hi": 0.98}
     assert child.uneven(row) == (timer == "graph")
     assert not child.uneven(row | {"aa_lo": None})
@@ -266,16 +267,29 @@ def test_a_file_is_resumed_on_its_own_machine_only(tmp_path, capsys):
     (family,) = parse([*TINY, "--L_list", "4", "--csv", "x"]).families
     row = dict.fromkeys(columns("dense"), "1") | {"device": "NVIDIA Test", "status": "ok"}
     row |= {name: str(value) for name, value in family.identity(4).items()}
+    row["iters"] = str(family.iters)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns("dense"), lineterminator="\n")
         writer.writeheader()
         writer.writerow(row)
     text = path.read_text()
     assert bench(path, "--L_list", "5", "--resume") == 2
-    assert "holds a cell that is not asked for, H=2 L=4" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "holds a cell that is not asked for, H=2 L=4 (L 4, asked for 5): resume" in said
+    more = family.iters + 1
+    assert bench(path, "--L_list", "4", "--iters", str(more), "--resume") == 2
+    assert f"(iters {family.iters}, asked for {more})" in capsys.readouterr().err
     assert bench(path, "--L_list", "4", "--resume") == 2
     assert f"begun with device NVIDIA Test, this is {DEVICE_NAME}" in capsys.readouterr().err
     assert path.read_text() == text
+
+
+def test_what_can_come_to_nothing_is_said_before_it_is_measured(tmp_path, capsys):
+    assert bench(tmp_path / "no" / "x.csv", "--L_list", "4") == 2
+    assert f"there is no folder {tmp_path / 'no'}" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parse([*TINY, "--L_list", "4", "--csv", "x", "--seed", str(2**63)])
+    assert "is not less than 2**63" in capsys.readouterr().err
 
 
 def test_a_process_that_dies_at_once_is_named_in_every_row(tmp_path):

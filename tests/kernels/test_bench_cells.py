@@ -8,6 +8,7 @@ from cell_cases import cell, inputs
 from selection_cases import DEVICE
 
 from kernels.bench import cells, references, trial, workloads
+from kernels.selection import op
 from kernels.selection.checks import UnwrittenIsNan
 from kernels.selection.flags import Flags
 
@@ -137,3 +138,33 @@ def test_both_oracles_agree_in_all_rows(arguments, monkeypatch):
     with pytest.raises(ArithmeticError, match="the two oracles are "):
         made.oracle()
     assert oracle.dtype == torch.float64
+
+
+def test_timing_goes_on_until_each_control_is_known_too(monkeypatch):
+    asked = []
+    time_all = cells.time_all
+
+    def recorded(calls, ratios, **options):
+        asked.append((set(calls), list(ratios)))
+        return time_all(calls, ratios, **options)
+
+    monkeypatch.setattr(cells, "time_all", recorded)
+    assert cell()["status"] == "ok"
+    ((calls, ratios),) = asked
+    controls = {name for name in calls if name.startswith(cells.CONTROL)}
+    assert controls
+    assert {(name.removeprefix(cells.CONTROL), name) for name in controls} <= set(ratios)
+
+
+@pytest.mark.parametrize("group", ["0", "1"])
+def test_triton_is_told_how_long_packed_rows_are_as_the_references_are(group, monkeypatch):
+    told = []
+    monkeypatch.setenv("NSA_SEL_TRITON_GROUP", group)
+    for name in ("sel_attn_fwd_varlen", "sel_attn_fwd_varlen_group"):
+        launch = getattr(op, name)
+        monkeypatch.setattr(
+            op, name, lambda *args, launch=launch, **kw: told.append(kw) or launch(*args, **kw)
+        )
+    assert cell("--dist", "many")["status"] == "ok"
+    assert told
+    assert {kw["max_len"] for kw in told} == {20}

@@ -60,28 +60,35 @@ from kernels.selection import op
 target = TARGETS["{target}"]
 with recorded(target) as launches:
     Q, K, V = (torch.empty(2, n, 64, dtype=torch.float16, device="cuda") for n in (8, 512, 512))
+    index = torch.zeros(2, 1, 1, 1, 2, dtype=torch.int32, device="cuda")
     op.sel_attn_fwd_dense_group(Q, K, V)
+    op.sel_attn_fwd_varlen_group(Q, K[0], V[0], index[:, 0, 0, 0].flatten()[:3])
+    op.sel_attn_fwd_ranges(Q[:, None, None], K[:, None], V[:, None], index, group=True)
 _pretend_driver(target)
 found = []
 for launch in launches:
     ptx = launch.function.warmup(grid=(1,), **launch.args, **launch.options).asm["ptx"]
     words = [word.strip(";") for line in ptx.splitlines() for word in line.split()]
     kinds = {{"griddepcontrol." + end: end for end in ("launch_dependents", "wait")}}
-    found.append([kinds.get(w, "load") for w in words if w in kinds or w.startswith("ld.global")])
+    memory = ("ld.global", "st.global", "cp.async.c")
+    found.append((launch.name, [kinds.get(w, "memory") for w in words if w in kinds or w.startswith(memory)]))
 print(json.dumps(found))
 """
 
 
 @pytest.mark.skipif(TRITON_VERSION < (3, 6), reason="this Triton cannot overlap launches")
 @pytest.mark.parametrize(
-    ("target", "first"), [("sm_89", ["load", "load"]), ("sm_90", ["launch_dependents", "wait"])]
+    ("target", "split", "joined"),
+    [("sm_89", "memory", "memory"), ("sm_90", "launch_dependents", "wait")],
 )
-def test_parts_are_joined_by_a_kernel_that_waits_before_it_reads(target, first):
+def test_parts_are_joined_by_a_kernel_that_waits_before_it_touches_memory(target, split, joined):
     found = without_interpreter(SPLIT_ROWS.format(target=target))
-    assert [steps[0] for steps in found] == first
-    for steps in found:
-        assert len(steps) > 1
-        assert set(steps[1:]) == {"load"}
+    assert {name for name, _ in found} == {
+        *("dense_rows_fwd", "varlen_rows_fwd", "ranges_fwd", "combine_rows")
+    }
+    for name, (first, *others) in found:
+        assert first == (joined if name == "combine_rows" else split)
+        assert set(others) == {"memory"}
 
 
 def test_each_bad_kernel_is_named_with_its_error_and_none_ends_the_matrix():

@@ -14,6 +14,7 @@ from selection_cases import DEVICE, assert_matches, passes, randn, triton_flags
 from kernels import tune
 from kernels.selection import launch, op
 from kernels.selection.dispatch import off_by_policy
+from kernels.selection.errors import InvalidInput
 from kernels.selection.reference import dense_attention_oracle
 from kernels.selection.tuning import (
     INTERPRETER,
@@ -160,7 +161,27 @@ class TestLaunch:
             launcher(Q, K, K, cu)
             launcher(Q, K, K, cu, max_len=21)
             launcher(Q, K, K, cu, max_len=20)
-        assert asked == ["varlen", "varlen", "dense"] * 2
+            launcher(Q[:1], K, K, cu[:2])  # one row alone
+        assert asked == ["varlen", "varlen", "dense", "dense"] * 2
+
+    @pytest.mark.parametrize("max_len", [0, -1, 2.5, torch.tensor([3, 4]), "3"])
+    def test_a_length_that_is_none_is_refused_alike(self, max_len):
+        Q, K = randn(3, 2, 16), randn(60, 16)
+        cu = torch.arange(4, device=DEVICE) * 20
+        ranges = torch.tensor([[0, 20]], device=DEVICE).expand(3, 1, 1, 1, 2)
+        for call in (
+            lambda: op.sel_attn_fwd_varlen_group(Q, K, K, cu, max_len=max_len),
+            lambda: op.sel_attn_fwd_ranges(
+                Q[:, None, None],
+                K.expand(3, 1, 60, 16),
+                K.expand(3, 1, 60, 16),
+                ranges,
+                group=True,
+                max_len=max_len,
+            ),
+        ):
+            with pytest.raises(InvalidInput, match="max_len must be an integer, at least 1"):
+                call()
 
     @pytest.mark.parametrize(("D", "rows"), [(96, 256), (100, sys.maxsize)])
     def test_tiles_for_few_rows_are_for_keys_read_by_16_bytes(self, D, rows, monkeypatch):
