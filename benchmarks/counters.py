@@ -31,7 +31,7 @@ from kernels.selection.flags import Flags
 SECTIONS = ("SpeedOfLight", "MemoryWorkloadAnalysis", "Occupancy", "LaunchStats", "WarpStateStats")
 KERNELS = "regex:rows_fwd|ranges_fwd|combine_rows|probe"
 PROBE = (256, 4)
-"""Width and warps: of those that `benchmarks.rows` tries, a fast one; ragged rows have faster ones."""
+"""Width and warps: of those that `benchmarks.rows` tries, a fast one; not so for ragged rows."""
 COLUMNS = {
     "us": "gpu__time_duration.sum",
     "dram_pct": "gpu__dram_throughput.avg.pct_of_peak_sustained_elapsed",

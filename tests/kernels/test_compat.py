@@ -71,7 +71,8 @@ for launch in launches:
     words = [word.strip(";") for line in ptx.splitlines() for word in line.split()]
     kinds = {{"griddepcontrol." + end: end for end in ("launch_dependents", "wait")}}
     memory = ("ld.global", "st.global", "cp.async.c")
-    found.append((launch.name, [kinds.get(w, "memory") for w in words if w in kinds or w.startswith(memory)]))
+    steps = [w for w in words if w in kinds or w.startswith(memory)]
+    found.append((launch.name, [kinds.get(w, "memory") for w in steps]))
 print(json.dumps(found))
 """
 
