@@ -126,7 +126,7 @@ class TestUncompiled:
         assert torch.equal(out.isnan(), packed.isnan())
         assert_matches(out[:, 1:], packed[:, 1:])
         assert (out[:, 2] == 0).all()
-        with pytest.raises(InvalidInput, match="max_len must be at least 1"):
+        with pytest.raises(InvalidInput, match="max_len must be an integer, at least 1"):
             selection_attention_flex(*case, max_len=0)
 
     def test_caches_are_read_where_they_lie(self, uncompiled):
