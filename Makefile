@@ -10,7 +10,7 @@ CACHE := $(CURDIR)/.cache
 KERNELS_PYTHON := $(CACHE)/embedded/venv/m4-02-selection-cpu/bin/python
 PIP := -m pip install --quiet --disable-pip-version-check
 PYTEST := -m pytest -q -n
-KERNEL_WORKERS ?= 2
+KERNEL_WORKERS ?= 3
 
 # Compiled modules are kept: the tests start the controller some hundred times.
 unexport PYTHONDONTWRITEBYTECODE
