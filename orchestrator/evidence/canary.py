@@ -15,6 +15,8 @@ MAX_BYTES = 2**20
 NEEDED = ("when", "probe", "value", "unit")
 BEFORE, AFTER = "before", "after"
 PER_TERA = {"tb/s": 1.0, "gb/s": 1e-3}
+WORK = {"tb/s": ("bytes", 1e-9), "gb/s": ("bytes", 1e-6), "tflop/s": ("flops", 1e-9)}
+"""By unit: the column of what was done, and what one of it in a millisecond is in that unit."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Probe:
     device: str | None = None
     began_ms: float | None = None
     """Since the epoch."""
+    derived: float | None = None
+    """What `value` has to be by the other columns, in its unit; None where they do not say."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,18 @@ def _probe(row: dict[str, str], file: str, line: int) -> Probe:
         row["unit"],
         row.get("device") or None,
         _number(began) if began else None,
+        _derived(row),
     )
+
+
+def _derived(row: dict[str, str]) -> float | None:
+    """The value, from the work that was done and the milliseconds that it took."""
+    ms, unit = _number(row.get("ms", "")), row["unit"].lower()
+    if unit == "us":
+        return 1e3 * ms if ms > 0 else None
+    column, per_ms = WORK.get(unit, ("", 0.0))
+    done = _number(row.get(column, ""))
+    return done / ms * per_ms if done > 0 and ms > 0 else None
 
 
 def _number(text: str) -> float:

@@ -35,6 +35,8 @@ UNITS = {
     "gemm": ("tflop/s",),
     "launch": ("us",),
 }
+ROUNDING = 0.01
+"""Of a value, that its own work and time may leave open."""
 MOST_GEMM = 1.5
 """Of the card's peak, which its vendor counts at a modest clock: boost goes beyond."""
 LEAST = {"copy": 0.5, "gemm": 0.1}
@@ -129,9 +131,22 @@ def _values(rows: Rows[Row], canary: Canary) -> Iterable[Finding]:
         yield from _impossible(canary, card)
         if not is_slice(device):
             yield from _too_little(canary, card)
+    yield from _contradictions(canary)
     for probe in canary.probes:
         if probe.probe == "launch" and not LEAST_LAUNCH_US <= probe.value <= MOST_LAUNCH_US:
             yield unverified(f"{canary.file}: no launch takes {probe.value:g} us.", _AGAIN)
+            return
+
+
+def _contradictions(canary: Canary) -> Iterable[Finding]:
+    for probe in canary.probes:
+        if probe.derived and abs(probe.value / probe.derived - 1) > ROUNDING:
+            yield invalid(
+                f"{canary.file}: {probe.probe} {probe.when} the cells says {probe.value:g} "
+                f"{probe.unit}; by its own ms and what was done it is {probe.derived:.4g}.",
+                "Do not use this canary; look at who wrote it.",
+                Reason.IMPOSSIBLE,
+            )
             return
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from click.testing import CliRunner, Result
 from evidence_samples import RTX_4090, row
 from judging import MACHINE
+from machine_samples import retimed
 from report_runs import complete
 
 from orchestrator.cli.app import cli
@@ -43,7 +44,7 @@ def measured(
         began, ended = made.rows[mode][0].began_ms, made.rows[mode][-1].ended_ms
         probes = probes.replace("1763900000000", f"{began - 500}")
         probes = probes.replace("1763900002000", f"{ended + 500}")
-        file.write_text(probes.replace(*canary))
+        file.write_text(retimed(probes.replace(*canary)))
         made.step(2, step, job=runs.read_result(made.paths, 2, step).job)
     return made.paths.root
 

@@ -40,4 +40,17 @@ def edited(name: str, *changes: tuple[str, str]) -> bytes:
     for old, new in changes:
         assert old in text
         text = text.replace(old, new)
-    return text.encode()
+    return retimed(text).encode()
+
+
+def retimed(text: str) -> str:
+    """The same, each row of a canary with the `ms` in which its work comes to its value."""
+    lines = []
+    for line in text.splitlines():
+        fields = line.split(",")
+        if fields[0] in ("before", "after"):
+            value, (done, flops) = float(fields[2]), map(float, fields[6:8])
+            taken = {"GB/s": done / 1e6, "TFLOP/s": flops / 1e9}.get(fields[3])
+            fields[5] = f"{taken / value if taken else value / 1e3:.6g}"
+        lines.append(",".join(fields))
+    return "\n".join(lines) + "\n"

@@ -253,6 +253,23 @@ def test_a_canary_that_is_not_of_these_rows_is_invalid(old: str, new: str, says:
     assert says in found.message
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (",copy,920,", ",copy,940,", "copy before the cells says 940 GB/s; by its own ms and"),
+        (",gemm,148.5,", ",gemm,152,", "gemm after the cells says 152 TFLOP/s; by its own ms and"),
+        (",launch,2.4,", ",launch,2.5,", "launch before the cells says 2.5 us; by its own ms and"),
+        (",l2_read,4800,", ",l2_read,4700,", "done it is 4800."),
+    ],
+)
+def test_a_value_that_its_own_work_and_time_do_not_give_is_invalid(old, new, says) -> None:
+    text = (FIXTURES / "steady.canary.csv").read_text()
+    assert old in text
+    found = judged(probes=parse_canary(text.replace(old, new).encode()))
+    assert (found.verdict, found.reason) == (Verdict.INVALID, Reason.IMPOSSIBLE)
+    assert says in found.message
+
+
 def test_a_card_that_boosts_beyond_its_datasheet_is_believed() -> None:
     fast = edited("steady.canary.csv", (",150,", ",180,"), (",148.5,", ",179,"))
     assert judged(probes=parse_canary(fast)).verdict is Verdict.PASS
@@ -277,11 +294,8 @@ def test_a_canary_without_device_time_or_end_is_not_verified() -> None:
 
 
 def test_launches_that_take_longer_are_the_hosts():
-    text = (FIXTURES / "steady.canary.csv").read_text()
-    head, _, after = text.partition("\nafter,launch,2.4,")
-    assert after
-    slow = parse_canary(f"{head}\nafter,launch,4.8,{after}".encode(), "x.canary.csv")
-    found = judged(probes=slow)
+    slow = edited("steady.canary.csv", ("\nafter,launch,2.4,", "\nafter,launch,4.8,"))
+    found = judged(probes=parse_canary(slow, "x.canary.csv"))
     assert (found.verdict, found.reason) == (Verdict.NOT_VERIFIED, Reason.MACHINE_DISTURBED)
     assert "launch from 2.4 to 4.8 us" in found.message
 

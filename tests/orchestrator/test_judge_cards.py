@@ -9,6 +9,7 @@ import pytest
 from evidence_samples import PARITY, RTX_4090, csv_of, junit
 from evidence_samples import case as junit_case
 from judging import LENGTHS, cell, judge, judged, losing, write_set
+from machine_samples import retimed
 
 L40S = "NVIDIA L40S"
 
@@ -22,7 +23,7 @@ def of_card(folder: Path, device: str, **edit: object) -> list[Path]:
         text = path.read_text().replace(RTX_4090, device)
         for old, new in slower.items():
             text = text.replace(old, new)
-        path.write_text(text)
+        path.write_text(retimed(text))
     return files
 
 

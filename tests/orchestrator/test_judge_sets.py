@@ -18,6 +18,7 @@ from judging import (
     verdicts,
     write_set,
 )
+from machine_samples import retimed
 
 from kernels.bench.contract import columns
 from orchestrator.errors import UsageError
@@ -72,7 +73,7 @@ def test_an_h200_at_its_power_cap_is_believed(tmp_path: Path) -> None:
         for old, new in {**changes, "NVIDIA GeForce RTX 4090": "NVIDIA H200"}.items():
             assert old in text
             text = text.replace(old, new)
-        path.write_text(text)
+        path.write_text(retimed(text))
     found = judged(*files)
     assert [g for g in found["gates"] if g["verdict"] != "PASS"] == []
     assert found["decision"]["min_L"] == 128
