@@ -1,5 +1,7 @@
 """Real kernels that a compile matrix has to tell apart: one is right, the others each wrong."""
 
+import time
+
 import torch
 import triton
 import triton.language as tl
@@ -47,13 +49,14 @@ def aborts(X, Y, n, BLOCK: tl.constexpr):
     tl.store(Y + at, y)
 
 
-@triton.jit
-def endless(X, Y, n, BLOCK: tl.constexpr):
-    at = tl.arange(0, BLOCK)
-    x = tl.load(X + at)
-    for i in tl.static_range(10**9):
-        x += i
-    tl.store(Y + at, x)
+class Endless:
+    """A kernel whose compiler never comes back: asleep, for others compile meanwhile."""
+
+    __name__ = "endless"
+    params = right.params
+
+    def warmup(self, **_):
+        time.sleep(3600)
 
 
 def _launch(function, block, *, dtype=torch.float32, num_warps=4, num_stages=1) -> Launch:
@@ -71,7 +74,7 @@ def bad(target):
         _launch(spills, 8192, num_warps=1),
         _launch(aborts, 128, dtype=torch.int32),
         _launch(right, 128),
-        _launch(endless, 128),
+        _launch(Endless(), 128),
         _launch(too_large, 128, dtype=torch.float16, num_warps=8, num_stages=5),
         _launch(wrong, 16),
         _launch(right, 256),
