@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.probe import probe_call
-from benchmarks.rows import FEWER_HEADS, cells, decode_rows
+from benchmarks.rows import FEWER_HEADS, cells, decode_rows, unwritable
 from kernels.selection.flags import Flags
 
 SECTIONS = ("SpeedOfLight", "MemoryWorkloadAnalysis", "Occupancy", "LaunchStats", "WarpStateStats")
@@ -130,10 +130,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     ncu = shutil.which("ncu")
     if ncu is None:
         return _refuse("no ncu on the PATH: install NVIDIA Nsight Compute", 2)
-    if args.csv.exists():
-        return _refuse(f"{args.csv} exists already", 2)
-    if not args.csv.parent.is_dir():
-        return _refuse(f"{args.csv} is in no folder that exists", 2)
+    if wrong := unwritable(args.csv):
+        return _refuse(wrong, 2)
     shapes = ["--dims", *map(str, args.dims), "--lengths", *map(str, args.lengths)]
     for _ in launch(args.dims, args.lengths):
         pass  # compiled here, where nothing slows it down

@@ -51,6 +51,7 @@ DECODE_GOAL_US = 6.4
 PLAIN = "expanded.auto"
 """Packed SDPA as it is usually written: one query a head, K and V repeated."""
 VARLEN = "varlen_attn"
+"""Torch's own attention of rows end to end."""
 PLAIN_GOALS = {8: 3.0, 4: 1.8}
 """By heads: times as fast as that."""
 HOPELESS = 1.5
@@ -217,14 +218,10 @@ def measure(clock: ColdClock, cell: str, L: int, rows: Rows, aim: Goal, flags: F
     varlen = rivals.get(VARLEN, (math.nan, 0.0))
     varlen_low = _low(varlen, (ours, spread))
     plain = rivals.get(PLAIN, (math.nan, 0.0))
-    beside_varlen = rows.form == "varlen" and VARLEN in rivals
-    short = missed(
-        aim,
-        floor / ours,
-        varlen_low if beside_varlen else low,
-        _low(plain, (ours, spread)),
-        VARLEN if beside_varlen else "the strongest",
-    )
+    goal_low, rival = low, "the strongest"
+    if rows.form == "varlen" and VARLEN in rivals:
+        goal_low, rival = varlen_low, VARLEN
+    short = missed(aim, floor / ours, goal_low, _low(plain, (ours, spread)), rival)
     heads, D = rows.Q.shape[-2:]
     return Line(
         cell, heads, D, L, rows.bytes_read(), floor, ours, spread, floor / ours,
@@ -295,9 +292,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not torch.cuda.is_available() or INTERPRETED:
         print("benchmarks.rows: no CUDA device, or TRITON_INTERPRET is set", file=sys.stderr)
         return 2
-    if args.csv and (args.csv.exists() or not args.csv.parent.is_dir()):
-        wrong = "exists already" if args.csv.exists() else "is in no folder that exists"
-        print(f"benchmarks.rows: {args.csv} {wrong}", file=sys.stderr)
+    if args.csv and (wrong := unwritable(args.csv)):
+        print(f"benchmarks.rows: {wrong}", file=sys.stderr)
         return 2
     torch.manual_seed(0)
     like = torch.empty(0, dtype=torch.float16, device="cuda")
@@ -319,6 +315,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.csv:
             _write(args.csv, lines)
     return 0
+
+
+def unwritable(path: Path) -> str | None:
+    """Why a file of figures cannot be begun there; None if it can."""
+    if path.exists():
+        return f"{path} exists already"
+    return None if path.parent.is_dir() else f"{path} is in no folder that exists"
 
 
 def _decode(clock: ColdClock, like: Tensor, flags: Flags) -> Line:

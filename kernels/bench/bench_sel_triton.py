@@ -139,8 +139,10 @@ class _Run:
     def _check_asked(self, row: Mapping[str, str], asked: Sequence[tuple[Family, int]]) -> None:
         """Raise `Refused` unless the options ask for a row that is there already, as it is."""
         cell = f"{self._options.csv} holds a cell that is not asked for, H={row['H']} L={row['L']}"
-        family, length = min(asked, key=lambda one: len(_differences(*one, row)))
-        others = _differences(family, length, row)
+        others, family = min(
+            ((_differences(one, length, row), one) for one, length in asked),
+            key=lambda found: len(found[0]),
+        )
         timed = int(row["iters"]) if row["iters"].isdecimal() else 0
         if row["status"] == "ok" and timed < family.iters:
             others.append(f"iters {row['iters']}, asked for {family.iters}")
@@ -276,8 +278,7 @@ class _Run:
         self._rows.row({name: row.get(name, "") for name in self._rows.columns})
         self.written += 1
         self.failed += row["status"] != "ok"
-        shape = f"N={family.N} H={family.H} D={family.D} Dv={family.Dv} "
-        shape += f"streams={family.streams} "
+        shape = f"N={family.N} H={family.H} D={family.D} Dv={family.Dv} streams={family.streams} "
         many = len(self._options.families) > 1
         _say(
             f"[{self.written}/{self.cells}] {family.mode} {family.dist} {shape if many else ''}"

@@ -21,6 +21,8 @@ from kernels.bench.options import parse
 from kernels.bench.process import Child
 
 ROOT = Path(bench_sel_triton.__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("no_flags")
+
 # each iteration runs in Triton's interpreter, and how often is not the point here
 ITERS = ("--iters", "1", "--warmup", "0") if DEVICE.type == "cpu" else ()
 TINY = ("--N", "3", "--H", "2", "--D", "16", "--Dv", "24", *ITERS)
@@ -48,13 +50,6 @@ from kernels.bench import child
 child.main(int(sys.argv[1]))
 pathlib.Path(__file__).with_name("modules").write_text(" ".join(sys.modules))
 """
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch):
-    """The caller's own NSA_* variables would choose other kernels."""
-    for name in [name for name in os.environ if name.startswith("NSA_")]:
-        monkeypatch.delenv(name)
 
 
 # The real child, but something kills it while it compiles ahead for rows of one head, or, with

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from click.testing import CliRunner, Result
 from evidence_samples import RTX_4090, row
-from judging import MACHINE
-from machine_samples import retimed
+from machine_samples import MACHINE, retimed
 from report_runs import complete
 
 from orchestrator.cli.app import cli

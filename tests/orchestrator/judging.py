@@ -8,13 +8,13 @@ from pathlib import Path
 
 from click.testing import CliRunner, Result
 from evidence_samples import csv_of, row
+from machine_samples import BEGAN, MACHINE
 
 from orchestrator.cli.app import cli
 
 FIXTURES = Path(__file__).parent / "fixtures"
-FOREIGN, MACHINE = FIXTURES / "foreign", FIXTURES / "machine"
+FOREIGN = FIXTURES / "foreign"
 LENGTHS = {"dense": (64, 128, 256, 512, 1024), "varlen": (128, 256, 512, 1024)}
-BEGAN = 1763900000000
 
 
 def judge(*arguments: object) -> Result:

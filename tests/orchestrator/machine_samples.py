@@ -11,16 +11,16 @@ from orchestrator.evidence.telemetry import parse_telemetry
 from orchestrator.gates.machine import machine_gate
 from orchestrator.models.verdict import GateResult
 
-FIXTURES = Path(__file__).parent / "fixtures" / "machine"
+MACHINE = Path(__file__).parent / "fixtures" / "machine"
 BEGAN = 1763900000000
 
 
 def telemetry(name: str = "quiet.csv"):
-    return parse_telemetry((FIXTURES / name).read_bytes(), name)
+    return parse_telemetry((MACHINE / name).read_bytes(), name)
 
 
 def canary(name: str = "steady.canary.csv"):
-    return parse_canary((FIXTURES / name).read_bytes(), name)
+    return parse_canary((MACHINE / name).read_bytes(), name)
 
 
 def judged(samples=None, probes=None, **changes: object) -> GateResult:
@@ -36,7 +36,7 @@ def sample(when: int, *, sm: int, bits: int, busy: int, foreign: int, gpu: int =
 
 def edited(name: str, *changes: tuple[str, str]) -> bytes:
     """A fixture with some texts replaced, each of which is there."""
-    text = (FIXTURES / name).read_text()
+    text = (MACHINE / name).read_text()
     for old, new in changes:
         assert old in text
         text = text.replace(old, new)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from machine_samples import FIXTURES, canary, edited, telemetry
+from machine_samples import MACHINE, canary, edited, telemetry
 
 from orchestrator.evidence import EvidenceError
 from orchestrator.evidence.canary import parse_canary
@@ -24,7 +24,7 @@ def test_nvidia_smis_own_csv_is_read() -> None:
 
 
 def test_a_torn_last_line_is_left_out() -> None:
-    whole = (FIXTURES / "quiet.csv").read_bytes()
+    whole = (MACHINE / "quiet.csv").read_bytes()
     assert len(parse_telemetry(whole[:-9]).samples) == len(telemetry().samples) - 1
 
 

@@ -7,15 +7,14 @@ must not let pass: whoever asked both would get two answers about one file.
 from __future__ import annotations
 
 import pytest
+from bench_samples import BENCH
 from evidence_samples import csv_of, row
 from gate_checks import judged
 
 from kernels.bench.contract import columns
 from kernels.bench.distrust import distrust
-from orchestrator.models.playbook import BenchGate
 from orchestrator.models.verdict import Verdict
 
-GATE = BenchGate(gate="bench", file="sel_dense.csv", mode="dense", lengths=[64, 128])
 ODD = ("", "0", "-1", "1", "nan", "inf", "1e-12", "1e12", "0.5", "no", "triton.dense", "x" * 50)
 FACTORS = (0.5, 0.9, 0.99, 1.01, 1.1, 2, 30)
 
@@ -39,7 +38,7 @@ def test_what_the_chooser_refuses_does_not_pass_the_gates(name: str) -> None:
         if not reasons:
             continue
         refused += 1
-        found = judged(GATE, csv_of("dense", row("dense", 64), changed))
+        found = judged(BENCH, csv_of("dense", row("dense", 64), changed))
         assert found.verdict is not Verdict.PASS, (value, reasons)
     assert refused or name in UNJUDGED
 
@@ -55,4 +54,4 @@ UNJUDGED = {
 def test_a_good_row_is_trusted_by_both() -> None:
     good = {k: str(v) for k, v in row("dense", 128).items()}
     assert distrust(good, "dense") == []
-    assert judged(GATE, csv_of("dense", row("dense", 64), good)).verdict is Verdict.PASS
+    assert judged(BENCH, csv_of("dense", row("dense", 64), good)).verdict is Verdict.PASS

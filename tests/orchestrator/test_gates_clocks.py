@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from evidence_samples import RTX_4090, bench_rows, row
-from machine_samples import BEGAN, FIXTURES, canary, edited, judged, sample, telemetry
+from machine_samples import BEGAN, MACHINE, canary, edited, judged, sample, telemetry
 
 from orchestrator.evidence.canary import parse_canary
 from orchestrator.evidence.telemetry import parse_telemetry
@@ -14,7 +14,7 @@ from orchestrator.models.verdict import GateResult, Reason, Verdict
 
 def sampled(*times: float, sm: int = 2505):
     """Samples at these milliseconds after the cell began."""
-    head = (FIXTURES / "quiet.csv").read_text().partition("\n")[0]
+    head = (MACHINE / "quiet.csv").read_text().partition("\n")[0]
     lines = [sample(BEGAN + int(when), sm=sm, bits=0, busy=97, foreign=0) for when in times]
     return parse_telemetry(("\n".join([head, *lines]) + "\n").encode(), "telemetry.csv")
 
@@ -126,7 +126,7 @@ def test_clocks_of_cells_shorter_than_a_period_are_held_against_all_samples() ->
 def test_samples_of_a_card_at_rest_say_nothing_of_a_clock() -> None:
     idle = [sample(BEGAN + at, sm=300, bits=0, busy=0, foreign=0) for at in WHILE[::2]]
     busy = [sample(BEGAN + at, sm=2505, bits=0, busy=97, foreign=0) for at in WHILE[1::2]]
-    head = (FIXTURES / "quiet.csv").read_text().partition("\n")[0]
+    head = (MACHINE / "quiet.csv").read_text().partition("\n")[0]
     both = parse_telemetry(("\n".join([head, *idle, *busy]) + "\n").encode(), "telemetry.csv")
     assert judged(both).verdict is Verdict.PASS
 

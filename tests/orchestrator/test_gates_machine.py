@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from evidence_samples import RTX_4090, bench_rows, interpreted, row
-from machine_samples import BEGAN, FIXTURES, canary, edited, judged, sample, telemetry
+from machine_samples import BEGAN, MACHINE, canary, edited, judged, sample, telemetry
 
 from orchestrator.evidence.canary import parse_canary
 from orchestrator.evidence.telemetry import parse_telemetry
@@ -86,14 +86,14 @@ def test_samples_of_another_time_tell_nothing() -> None:
 
 
 def test_trouble_outside_the_cell_does_not_count_against_it() -> None:
-    lines = (FIXTURES / "quiet.csv").read_text().splitlines()
+    lines = (MACHINE / "quiet.csv").read_text().splitlines()
     lines.append(sample(BEGAN + 60_000, sm=600, bits=0x40, busy=0, foreign=3))
     late = parse_telemetry(("\n".join(lines) + "\n").encode())
     assert judged(late).verdict is Verdict.PASS
 
 
 def test_an_idle_card_between_cells_is_not_throttled() -> None:
-    lines = (FIXTURES / "quiet.csv").read_text().splitlines()
+    lines = (MACHINE / "quiet.csv").read_text().splitlines()
     lines += [sample(BEGAN + n, sm=210, bits=1, busy=0, foreign=0) for n in (100, 200, 300)]
     assert judged(parse_telemetry(("\n".join(lines) + "\n").encode())).verdict is Verdict.PASS
 
@@ -103,7 +103,7 @@ def test_an_idle_card_between_cells_is_not_throttled() -> None:
     [(",throttle_reasons", "throttle"), (",sm_mhz", "sm_mhz")],
 )
 def test_a_field_that_is_missing_is_named(column: str, names: str) -> None:
-    text = (FIXTURES / "quiet.csv").read_text().replace(column, ",something_else")
+    text = (MACHINE / "quiet.csv").read_text().replace(column, ",something_else")
     found = judged(parse_telemetry(text.encode()))
     assert found.verdict is Verdict.NOT_VERIFIED
     assert f"does not say {names}" in found.message
@@ -189,7 +189,7 @@ def test_a_sample_or_two_do_not_wake_a_card(awake: int, verdict: Verdict) -> Non
         sample(BEGAN + 50 * number, sm=2505, bits=0, busy=98 * (number < awake), foreign=0)
         for number in range(30)
     ]
-    head = (FIXTURES / "quiet.csv").read_text().partition("\n")[0]
+    head = (MACHINE / "quiet.csv").read_text().partition("\n")[0]
     text = "\n".join([head, *lines]) + "\n"
     found = judged(parse_telemetry(text.encode(), "telemetry.csv"))
     assert found.verdict is verdict, found.message
@@ -218,7 +218,7 @@ def test_a_loose_name_refutes_nothing() -> None:
 
 
 def test_fields_that_are_known_at_another_time_only_are_missing() -> None:
-    head, *lines = (FIXTURES / "quiet.csv").read_text().splitlines()
+    head, *lines = (MACHINE / "quiet.csv").read_text().splitlines()
     before = sample(BEGAN - 60_000, sm=2505, bits=0, busy=98, foreign=0)
     unread = [
         line.replace("2505,2520", "[N/A],[N/A]").replace("0x0000000000000000", "[N/A]")
@@ -263,7 +263,7 @@ def test_a_canary_that_is_not_of_these_rows_is_invalid(old: str, new: str, says:
     ],
 )
 def test_a_value_that_its_own_work_and_time_do_not_give_is_invalid(old, new, says) -> None:
-    text = (FIXTURES / "steady.canary.csv").read_text()
+    text = (MACHINE / "steady.canary.csv").read_text()
     assert old in text
     found = judged(probes=parse_canary(text.replace(old, new).encode()))
     assert (found.verdict, found.reason) == (Verdict.INVALID, Reason.IMPOSSIBLE)

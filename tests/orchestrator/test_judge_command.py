@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from judging import FOREIGN, MACHINE, documented, judge, judged
+from judging import FOREIGN, documented, judge, judged
+from machine_samples import MACHINE
 from report_runs import complete
 
 from orchestrator.cli.app import cli
